@@ -1,0 +1,1 @@
+"""Quick, Draw!: which drawings are the first N, where their pixels come from, and doodles where there are none."""

@@ -1,0 +1,32 @@
+import subprocess
+import sys
+
+from stages.quickdraw.labels import labels, numbered, published
+
+
+def test_labels_are_line_numbers() -> None:
+    names = labels()
+    assert len(names) == len(set(names)) == 345
+    assert names[26] == "bee"
+    assert names[309] == "The Eiffel Tower"
+    assert names[308] == "tent"
+    assert (names[16], names[17]) == ("baseball bat", "baseball")  # the order is not quite the alphabet's
+
+
+def test_the_bucket_holds_every_class_in_files_of_whole_drawings() -> None:
+    files = published()
+    assert files.keys() == set(labels())
+    assert {file.size % 784 for file in files.values()} == {80}
+    assert sum(file.size for file in files.values()) == 39_534_220_144
+    assert all(len(file.sha256) == 64 for file in files.values())
+
+
+def test_classes_of_ones_own_are_numbered_after_the_published_ones() -> None:
+    numbers = numbered(["zorro", "bee", "abacus", "aircraft carrier"])
+    assert list(numbers.items()) == [("aircraft carrier", 0), ("bee", 26), ("abacus", 345), ("zorro", 346)]
+
+
+def test_labels_import_neither_tensorflow_nor_its_datasets() -> None:
+    code = "import sys; from stages.quickdraw.labels import labels; labels(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tensorflow", "tensorflow_datasets", "numpy"} & set(modules)

@@ -1,0 +1,115 @@
+import asyncio
+import time
+from email.utils import formatdate
+
+import pytest
+
+from stages.errors import StageError
+from stages.quickdraw.patience import Patience, Retrying, Unanswered, retry_after
+
+HASTY = Patience(attempts=4, first_attempts=2, wait=0.001, longest_wait=0.002, longest_retry_after=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("7", 7),
+        (" 0 ", 0),
+        ("-1", None),
+        ("1e9", None),
+        ("soon", None),
+        ("Mon, 99 Foo", None),
+        (formatdate(time.time() - 100, usegmt=True), 0),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert retry_after(value) == seconds
+
+
+def test_retry_after_a_date() -> None:
+    assert retry_after(formatdate(time.time() + 100, usegmt=True)) == pytest.approx(100, abs=2)
+
+
+class Server:
+    """Fails as it is told, and counts."""
+
+    def __init__(self, *failures: Unanswered) -> None:
+        self.failures = list(failures)
+        self.asked = 0
+
+    async def __call__(self) -> str:
+        self.asked += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "an answer"
+
+
+def get(retrying: Retrying, server: Server) -> str:
+    return asyncio.run(retrying.get(server))
+
+
+def test_a_failure_is_tried_again() -> None:
+    retrying = Retrying(HASTY)
+    assert get(retrying, Server(Unanswered("no"))) == "an answer"
+    assert get(retrying, Server(*[Unanswered("no")] * 3)) == "an answer"
+
+
+def test_a_server_that_never_answered_is_given_up_soon() -> None:
+    server = Server(*[Unanswered("bee.npy: no answer in time")] * 5)
+    with pytest.raises(StageError, match=r"^bee.npy: no answer in time \(tried 2 times\)$"):
+        get(Retrying(HASTY), server)
+    assert server.asked == 2
+
+
+def test_one_that_did_answer_is_given_up_later() -> None:
+    retrying = Retrying(HASTY)
+    get(retrying, Server())
+    with pytest.raises(StageError, match="tried 4 times"):
+        get(retrying, Server(*[Unanswered("no")] * 5))
+
+
+def test_what_a_server_asks_for_is_waited_for_by_all() -> None:
+    retrying = Retrying(HASTY)
+
+    async def two() -> float:
+        started = time.monotonic()
+        await asyncio.gather(retrying.get(Server(Unanswered("no", throttled=True, after=0.3))), asyncio.sleep(0.05))
+        return time.monotonic() - started
+
+    assert 0.3 <= asyncio.run(two()) < 2
+
+
+def test_what_it_asks_for_has_a_bound() -> None:
+    with pytest.raises(StageError, match="asks to come back in 3,600 seconds"):
+        get(Retrying(HASTY), Server(Unanswered("429", throttled=True, after=3600)))
+
+
+def test_throttling_is_no_failure_while_others_are_answered() -> None:
+    retrying = Retrying(HASTY)
+
+    async def slowly() -> str:
+        other = Server()
+        throttled = Server(*[Unanswered("429", throttled=True)] * 20)
+
+        async def attempt() -> str:
+            await retrying.get(other)
+            return await throttled()
+
+        return await retrying.get(attempt)
+
+    assert asyncio.run(slowly()) == "an answer"
+
+
+def test_waits_double_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    retrying = Retrying(Patience(attempts=8))
+    get(retrying, Server())
+    get(retrying, Server(*[Unanswered("no")] * 7))
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30]
