@@ -1,0 +1,114 @@
+"""The likelihood of a mixture of quantised logistics, finite wherever its parameters are.
+
+PixelCNN++ (arXiv 1701.05517) gives an integer pixel the mass of a logistic in its bin, from half a grey level below to
+half a level above, the first and the last value everything beyond as well. With a and b the ends of the bin in
+deviations from the centre, the difference of two sigmoids cancels to nothing in float32 as soon as both are near 0 or
+near 1; written as
+
+    log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b))
+
+three terms of one sign are added, and nothing cancels. Everything stays on the network's scale of -1 to 1, where a
+pixel is rounded once: on the scale of grey levels a location of 0.3 is off by 1e-5 levels before it is compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from stages.pixelcnn.network import Config, Mixture
+
+# Locations and coefficients beyond this are taken for this. With the smallest scale a log-probability is then at most
+# 1e33 below 0, and its gradient 1e36: an image of them still adds up to a float32.
+FARTHEST = 1e30
+
+
+def pixel_log_prob(config: Config, mixture: Mixture, images: tf.Tensor) -> tf.Tensor:
+    """Natural log of every pixel's probability given the pixels before it, (batch, height, width).
+
+    Args:
+      config: of the network that gave the mixture; `low`, `high` and the number of channels are read.
+      mixture: parameters on the network's scale.
+      images: (batch, height, width, channels), integers from `low` to `high` in the mixture's type. Values outside have
+        no mass in the model; the caller refuses them.
+    """
+    low, high = config.low, config.high
+    # Exact but for one rounding, where `scale_pixels` has two.
+    pixels = (2.0 * images - (low + high)) / (high - low)
+    distance = pixels[..., tf.newaxis, :] - channel_locs(mixture, pixels)
+    mass = _log_mass(config, images[..., tf.newaxis, :], distance, mixture.scales)
+    component = tf.reduce_sum(mass, axis=-1) + tf.nn.log_softmax(mixture.logits)
+    return tf.reduce_logsumexp(component, axis=-1)
+
+
+def _log_mass(config: Config, y: tf.Tensor, distance: tf.Tensor, scales: tf.Tensor) -> tf.Tensor:
+    """The log of a logistic's mass in the bin of the pixel y, at a distance from the logistic's centre.
+
+    The gradient is written out: automatic differentiation would take the difference of two numbers near 1/2 where the
+    scale is large, and runs twice as long.
+    """
+    half_bin = 1.0 / (config.high - config.low)
+    lowest, highest = y <= config.low, y >= config.high
+
+    @tf.custom_gradient
+    def log_mass(distance: tf.Tensor, scales: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
+        begin, end = (distance - half_bin) / scales, (distance + half_bin) / scales
+        below_end, above_begin = tf.math.log_sigmoid(end), tf.math.log_sigmoid(-begin)
+        inside = below_end + above_begin + _log1mexp(2.0 * half_bin, scales)
+
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+            beyond_end, before_begin = tf.sigmoid(-end), tf.sigmoid(begin)
+            # Inside, their difference: -sinh(u) / (cosh(u) + cosh(h)), numerator and denominator times 2 exp(-|u|).
+            u, h = tf.abs(distance / scales), half_bin / scales
+            fall = -tf.sign(distance) * tf.math.expm1(-2.0 * u)
+            fall /= -(1.0 + tf.exp(-2.0 * u) + tf.exp(h - u) + tf.exp(-h - u))
+            slope = tf.where(lowest, beyond_end, tf.where(highest, -before_begin, fall))
+            x = 2.0 * h
+            widening = tf.where(x > 1e-6, x / tf.math.expm1(tf.maximum(x, 1e-6)), 1.0)
+            spread = tf.where(highest, 0.0, end * beyond_end) - tf.where(lowest, 0.0, begin * before_begin)
+            spread += tf.where(lowest | highest, 0.0, widening)
+            return [upstream * slope / scales, -upstream * spread / scales]
+
+        return tf.where(lowest, below_end, tf.where(highest, above_begin, inside)), gradient
+
+    return log_mass(distance, scales)
+
+
+def _log1mexp(width: float, scales: tf.Tensor) -> tf.Tensor:
+    """log(1 - exp(-width / scale)), also where the quotient is too small for a float.
+
+    Below log 2 it is log(width / scale) and the series of log(sinh(x / 2) / (x / 2)), off by 1e-9 at most; above, log1p
+    (Maechler 2012).
+    """
+    x = width / scales
+    square = x * x
+    series = math.log(width) - tf.math.log(scales) - x / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+    return tf.where(x < math.log(2.0), series, tf.math.log1p(-tf.exp(-x)))
+
+
+def channel_locs(mixture: Mixture, pixels: tf.Tensor) -> tf.Tensor:
+    """The components' locations given the channels before: loc_i + sum over j < i of coeff_ij * channel_j.
+
+    Args:
+      mixture: parameters on the network's scale.
+      pixels: (batch, height, width, channels), from -1 to 1.
+
+    Returns:
+      (batch, height, width, num_logistic_mix, channels).
+    """
+    locs = tf.clip_by_value(mixture.locs, -FARTHEST, FARTHEST)
+    if mixture.coeffs is None:
+        return locs
+    found = tf.unstack(locs, axis=-1)
+    coeffs = iter(tf.unstack(tf.clip_by_value(mixture.coeffs, -FARTHEST, FARTHEST), axis=-1))
+    for i in range(len(found)):
+        for j in range(i):
+            found[i] += next(coeffs) * pixels[..., tf.newaxis, j]
+    return tf.stack(found, axis=-1)
+
+
+def scale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:
+    """Pixels from low..high to the network's -1..1."""
+    return 2.0 * (images - config.low) / (config.high - config.low) - 1.0

@@ -1,0 +1,650 @@
+"""The PixelCNN++ network as a pure function: parameters and an image in, the mixture's parameters out.
+
+The architecture is that of `tfp.distributions.PixelCNN` (Salimans et al. 2017, arXiv 1701.05517): a vertical stack that
+sees the rows above, a horizontal stack that sees the pixels to the left and the row above, both a U-net of gated
+residual blocks. What differs is how a pixel is kept from seeing itself and the future: TFP multiplies full kernels by
+masks after every optimiser step; here a kernel holds its permitted taps only, and padding shifts them into place. There
+is no step, and no initialisation, at which the future leaks.
+
+Parameters are a flat dictionary of arrays, `<layer>/<v|g|b|kernel>`. Layers that repeat (the convolutions of the
+residual blocks, the changes of resolution) are stacked along a first axis, in the order in which the network runs them:
+the full model has 30 arrays in place of TFP's 695 variables, which is what makes it quick to trace and to update.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import tensorflow as tf
+
+from stages.pixelcnn import fused
+
+Parameters = Mapping[str, tf.Tensor]
+Stack = Literal["vertical", "horizontal"]
+STACKS: tuple[Stack, Stack] = ("vertical", "horizontal")
+
+# Data-dependent initialisation divides by a layer's standard deviation over the first batch. Outputs that vary less
+# than this say nothing of their scale, as of a blank batch: they keep the one they have, or the scales would multiply
+# from layer to layer (of a plain grey batch the first gradient's norm is 9 so; with 0.1 as a floor it was 3e11).
+SMALLEST_STANDARD_DEVIATION = 0.1
+
+
+@dataclass(frozen=True)
+class Config:
+    """The architecture; the arguments mean what they mean in `tfp.distributions.PixelCNN`.
+
+    Attributes:
+      image_shape: height, width, channels; height and width divisible by 2 ** (num_hierarchies - 1).
+      conditional_shape: shape of the condition of one image, or None.
+      receptive_field_dims: rows and columns that a block's convolution covers, the current row included; columns odd.
+      position: what the network is told about where a pixel is, beside the image: "none" (as TFP), "ones" (a channel of
+        ones, so that the zero padding shows), "coordinates" (ones, row and column from -1 to 1).
+    """
+
+    image_shape: tuple[int, int, int]
+    conditional_shape: tuple[int, ...] | None = None
+    num_resnet: int = 5
+    num_hierarchies: int = 3
+    num_filters: int = 160
+    num_logistic_mix: int = 10
+    receptive_field_dims: tuple[int, int] = (3, 3)
+    dropout_p: float = 0.5
+    resnet_activation: str = "concat_elu"
+    use_weight_norm: bool = True
+    use_data_init: bool = True
+    high: int = 255
+    low: int = 0
+    position: str = "none"
+
+    def __post_init__(self) -> None:
+        height, width, _ = self.image_shape
+        rows, columns = self.receptive_field_dims
+        stride = 2 ** (self.num_hierarchies - 1)
+        if height % stride or width % stride:
+            raise ValueError(
+                f"image_shape {self.image_shape}: height and width must be divisible by {stride} "
+                f"with num_hierarchies={self.num_hierarchies}."
+            )
+        if columns % 2 == 0:
+            raise ValueError(f"receptive_field_dims {self.receptive_field_dims}: the width must be odd.")
+        least = 3 if self.num_hierarchies > 1 else 2
+        if rows < least or columns < 3:
+            raise ValueError(f"receptive_field_dims {self.receptive_field_dims} must be at least ({least}, 3).")
+        if self.resnet_activation not in fused.ACTIVATIONS:
+            raise ValueError(
+                f"resnet_activation {self.resnet_activation!r} must be one of {', '.join(fused.ACTIVATIONS)}."
+            )
+        if self.position not in POSITIONS:
+            raise ValueError(f"position {self.position!r} must be one of {', '.join(POSITIONS)}.")
+        if not 0.0 <= self.dropout_p < 1.0:
+            raise ValueError(f"dropout_p {self.dropout_p} must be at least 0 and below 1.")
+        if self.high <= self.low:
+            raise ValueError(f"high {self.high} must be above low {self.low}.")
+
+    @property
+    def num_channels(self) -> int:
+        return self.image_shape[2]
+
+    @property
+    def num_coeffs(self) -> int:
+        """Coefficients by which a channel's location depends on the channels before it, for one component."""
+        return self.num_channels * (self.num_channels - 1) // 2
+
+    @property
+    def num_outputs(self) -> int:
+        """Parameters of the mixture for one pixel."""
+        return self.num_logistic_mix * (1 + 2 * self.num_channels + self.num_coeffs)
+
+    @property
+    def conditional_size(self) -> int:
+        size = 1
+        for dimension in self.conditional_shape or ():
+            size *= dimension
+        return size
+
+    @property
+    def activated(self) -> int:
+        """Channels of an activated feature map: concat_elu doubles them."""
+        return self.num_filters * (2 if self.resnet_activation == "concat_elu" else 1)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks in the order in which they run: down the U-net, then up."""
+        down = [Block(level, False) for level in range(self.num_hierarchies) for _ in range(self.num_resnet)]
+        up = [
+            Block(level, True)
+            for level in reversed(range(self.num_hierarchies))
+            for _ in range(self.num_resnet + (level < self.num_hierarchies - 1))
+        ]
+        return tuple(down + up)
+
+
+class Block(NamedTuple):
+    """A residual block of both stacks: at which level (0 is full resolution), on the way down or up."""
+
+    level: int
+    up: bool
+
+
+POSITIONS: dict[str, int] = {"none": 0, "ones": 1, "coordinates": 3}  # and how many channels each adds
+
+
+def position_channels(config: Config) -> tf.Tensor:
+    """The constant channels beside the image, (height, width, POSITIONS[position])."""
+    height, width, _ = config.image_shape
+    ones = tf.ones((height, width))
+    row = tf.linspace(-1.0, 1.0, height)[:, tf.newaxis] * ones
+    column = tf.linspace(-1.0, 1.0, width)[tf.newaxis, :] * ones
+    return tf.stack([ones, row, column], axis=-1)[..., : POSITIONS[config.position]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The layers: which taps each kernel holds, and where padding puts them
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """One kind of layer, stacked `copies` times.
+
+    Attributes:
+      kernel: shape of one kernel: (rows, columns, in, out), (in, out) for a dense layer; (rows, columns, out, in) where
+        `transposed`, as TensorFlow's transposed convolution wants it.
+      copies: how many of them the network has.
+      fans: fan-in and fan-out by which TFP's Glorot initialiser scales the kernel (of the uncropped kernel).
+      normalised: whether weight norm applies (not to the projections of the condition).
+    """
+
+    kernel: tuple[int, ...]
+    copies: int
+    fans: tuple[int, int]
+    transposed: bool = False
+    normalised: bool = True
+
+
+def layers(config: Config) -> dict[str, Layer]:
+    """Every kind of layer by name, in the order in which the network first uses them."""
+    rows, columns = config.receptive_field_dims
+    half = columns // 2
+    filters, activated = config.num_filters, config.activated
+    channels = config.num_channels + POSITIONS[config.position]
+    num_blocks, num_up = len(config.blocks), sum(block.up for block in config.blocks)
+    num_down, num_changes = num_blocks - num_up, config.num_hierarchies - 1
+
+    def convolution(taps: tuple[int, int], full: tuple[int, int], fan_in: int, fan_out: int, count: int) -> Layer:
+        size = full[0] * full[1]
+        return Layer((*taps, fan_in, fan_out), count, (size * fan_in, size * fan_out))
+
+    def dense(fan_in: int, fan_out: int, count: int) -> Layer:
+        return Layer((fan_in, fan_out), count, (fan_in, fan_out))
+
+    table = {
+        "init/vertical": convolution((rows - 1, columns), (2 * rows - 1, columns), channels, filters, 1),
+        "init/up": convolution((1, columns), (3, columns), channels, filters, 1),
+        "init/left": convolution((2, half), (3, columns), channels, filters, 1),
+    }
+    taps = {"vertical": (rows - 1, columns), "horizontal": (2, half + 1)}
+    full = {"vertical": (2 * rows - 3, columns), "horizontal": (3, columns)}
+    for stack in STACKS:
+        table[f"{stack}/conv1"] = convolution(taps[stack], full[stack], activated, filters, num_blocks)
+        table[f"{stack}/conv2"] = convolution(taps[stack], full[stack], activated, 2 * filters, num_blocks)
+        if config.conditional_shape is not None:
+            projection = dense(config.conditional_size, 2 * filters, num_blocks)
+            table[f"{stack}/condition"] = projection._replace(normalised=False)
+    table["horizontal/skip_down"] = dense(activated, filters, num_down)
+    table["vertical/skip_up"] = dense(activated, filters, num_up)
+    table["horizontal/skip_up"] = dense(2 * activated, filters, num_up)
+    if num_changes:
+        for stack in STACKS:
+            height, width = taps[stack]
+            full_width = width + 1 if stack == "vertical" else 2 * width
+            table[f"{stack}/shrink"] = convolution(taps[stack], (2 * height, full_width), filters, filters, num_changes)
+            height, width = taps[stack]
+            full_width = width + 1 if stack == "vertical" else 2 * width - 2
+            table[f"{stack}/grow"] = convolution(
+                taps[stack], (2 * height - 2, full_width), filters, filters, num_changes
+            )._replace(transposed=True)
+    table["output"] = dense(filters, config.num_outputs, 1)
+    return table
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter by name."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, layer in layers(config).items():
+        outputs = layer.kernel[-2 if layer.transposed else -1]
+        if layer.normalised and config.use_weight_norm:
+            found[f"{name}/v"] = (layer.copies, *layer.kernel)
+            found[f"{name}/g"] = (layer.copies, outputs)
+        else:
+            found[f"{name}/kernel"] = (layer.copies, *layer.kernel)
+        found[f"{name}/b"] = (layer.copies, outputs)
+    return found
+
+
+def initialise(config: Config, seed: int, dtype: tf.DType = tf.float32) -> dict[str, tf.Tensor]:
+    """Random parameters: Glorot uniform over TFP's fans, the condition's projections normal with deviation 0.05.
+
+    The same seed gives the same parameters on every machine. With weight norm, `g` is the kernel's norm until
+    `data_dependent_initialisation` has seen a batch.
+    """
+    parameters: dict[str, tf.Tensor] = {}
+    for index, (name, layer) in enumerate(layers(config).items()):
+        key = (seed, index)
+        shape = (layer.copies, *layer.kernel)
+        outputs = layer.kernel[-2 if layer.transposed else -1]
+        if layer.normalised:
+            limit = (6.0 / sum(layer.fans)) ** 0.5
+            kernel = tf.random.stateless_uniform(shape, key, -limit, limit, dtype)
+        else:
+            kernel = tf.random.stateless_normal(shape, key, stddev=0.05, dtype=dtype)
+        if layer.normalised and config.use_weight_norm:
+            parameters[f"{name}/v"] = kernel
+        else:
+            parameters[f"{name}/kernel"] = kernel
+        parameters[f"{name}/b"] = tf.zeros((layer.copies, outputs), dtype)
+    return parameters | norms(config, parameters)
+
+
+def norms(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
+    """The scales `<layer>/g` with which weight norm gives back the kernels `<layer>/v` as they are."""
+    return {
+        f"{name}/g": tf.sqrt(tf.reduce_sum(tf.square(parameters[f"{name}/v"]), axis=_norm_axes(layer)))
+        for name, layer in layers(config).items()
+        if f"{name}/v" in parameters
+    }
+
+
+def _norm_axes(layer: Layer) -> list[int]:
+    """The axes of a stacked kernel that one output's norm runs over."""
+    rank = len(layer.kernel) + 1
+    return [axis for axis in range(1, rank) if axis != rank - (2 if layer.transposed else 1)]
+
+
+def kernels(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
+    """The plain kernels and biases, `<layer>/kernel` and `<layer>/b`: weight norm (arXiv 1602.07868) applied."""
+    plain: dict[str, tf.Tensor] = {}
+    for name, layer in layers(config).items():
+        if f"{name}/v" in parameters:
+            v, g = parameters[f"{name}/v"], parameters[f"{name}/g"]
+            # As `tf.nn.l2_normalize(v) * g`, with the division and the product taken once for an output.
+            scale = g * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(v), axis=_norm_axes(layer)), 1e-12))
+            shape = [layer.copies, *[1] * len(layer.kernel)]
+            shape[-2 if layer.transposed else -1] = scale.shape[-1]
+            plain[f"{name}/kernel"] = v * tf.reshape(scale, shape)
+        else:
+            plain[f"{name}/kernel"] = parameters[f"{name}/kernel"]
+        plain[f"{name}/b"] = parameters[f"{name}/b"]
+    return plain
+
+
+def _convolve(x: tf.Tensor, kernel: tf.Tensor, above: int, left: int, right: int, stride: int = 1) -> tf.Tensor:
+    """A convolution whose taps end at the pixel itself (or before it), by padding in front."""
+    padded = tf.pad(x, [[0, 0], [above, 0], [left, right], [0, 0]])
+    if stride > 1 or kernel.shape[:2] != (above + 1, left + 1 + right):
+        return tf.nn.conv2d(padded, kernel, strides=stride, padding="VALID")
+
+    @tf.custom_gradient
+    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # The input's gradient is a convolution with the flipped kernel, padded on the other side. Written so, it
+            # leaves the padding out and runs a third faster on a CPU than the transposed convolution.
+            flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+            behind = tf.pad(upstream, [[0, 0], [0, above], [right, left], [0, 0]])
+            for_input = tf.nn.conv2d(behind, flipped, strides=1, padding="VALID")
+            if tf.config.get_visible_devices("GPU"):
+                return for_input, tf.raw_ops.Conv2DBackpropFilter(
+                    input=padded, filter_sizes=kernel.shape, out_backprop=upstream, strides=[1] * 4, padding="VALID"
+                )
+            # The kernel's gradient is one matrix product: the input against the upstream shifted to every tap. With the
+            # few channels of this network it takes a CPU two thirds of the time of the operation made for it.
+            height, width = tf.shape(x)[1], tf.shape(x)[2]
+            shifted = [
+                behind[:, above - row : above - row + height, left + right - column : left + right - column + width]
+                for row in range(kernel.shape[0])
+                for column in range(kernel.shape[1])
+            ]
+            product = tf.matmul(_rows(x), _rows(tf.concat(shifted, axis=-1)), transpose_a=True)
+            taps = tf.reshape(product, [kernel.shape[2], kernel.shape[0], kernel.shape[1], kernel.shape[3]])
+            return for_input, tf.transpose(taps, [1, 2, 0, 3])
+
+        return tf.nn.conv2d(padded, kernel, strides=1, padding="VALID"), gradient
+
+    return convolve(x, kernel)
+
+
+def _rows(x: tf.Tensor) -> tf.Tensor:
+    """(batch, height, width, channels) as a matrix, a row a pixel."""
+    return tf.reshape(x, [-1, x.shape[-1]])
+
+
+def _operations(config: Config) -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]:
+    """What each kind of layer does with an input and a plain kernel, before the bias."""
+    rows, columns = config.receptive_field_dims
+    half = columns // 2
+
+    def vertical(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
+        return _convolve(x, kernel, rows - 2, half, half, stride)
+
+    def horizontal(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
+        return _convolve(x, kernel, 1, half, 0, stride)
+
+    def grow(x: tf.Tensor, kernel: tf.Tensor, left: int) -> tf.Tensor:
+        """Twice the resolution: input (r, c) reaches outputs from (2r, 2c - left) on, never before row 2r."""
+        shape = tf.shape(x)
+        height, width = 2 * shape[1], 2 * shape[2]
+        taps = kernel.shape
+        full = (shape[0], height - 2 + taps[0], width - 2 + taps[1], taps[2])
+        out = tf.nn.conv2d_transpose(x, kernel, full, strides=2, padding="VALID")
+        out = out[:, :height, left : left + width]
+        out.set_shape([x.shape[0], x.shape[1] * 2, x.shape[2] * 2, taps[2]])
+        return out
+
+    return {
+        "init/vertical": lambda x, kernel: _convolve(x[:, :-1], kernel, rows - 1, half, half),
+        "init/up": lambda x, kernel: _convolve(x[:, :-1], kernel, 1, half, half),
+        "init/left": lambda x, kernel: _convolve(x[:, :, :-1], kernel, 1, half, 0),
+        "vertical/conv1": vertical,
+        "vertical/conv2": vertical,
+        "horizontal/conv1": horizontal,
+        "horizontal/conv2": horizontal,
+        "vertical/skip_up": _dense,
+        "horizontal/skip_up": _dense,
+        "horizontal/skip_down": _dense,
+        "vertical/condition": _dense,
+        "horizontal/condition": _dense,
+        "vertical/shrink": lambda x, kernel: vertical(x, kernel, 2),
+        "horizontal/shrink": lambda x, kernel: horizontal(x, kernel, 2),
+        "vertical/grow": lambda x, kernel: grow(x, kernel, half),
+        "horizontal/grow": lambda x, kernel: grow(x, kernel, 0),
+        "output": _dense,
+    }
+
+
+def _dense(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """A matrix product over the channels."""
+    if x.shape.rank == 2:
+        return x @ kernel
+    return tf.nn.conv2d(x, kernel[tf.newaxis, tf.newaxis], strides=1, padding="VALID")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The network: how the layers are joined
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Applies one layer: its name, which of its kind, its input.
+Apply = Callable[[str, int, tf.Tensor], tf.Tensor]
+# Runs one residual block: which, its stack, its input, what enters after the first convolution, the condition.
+RunBlock = Callable[[int, Stack, "Features", tf.Tensor | None, tf.Tensor | None], "Features"]
+
+
+class Features(NamedTuple):
+    """A feature map and its activation, computed once however many layers read it."""
+
+    value: tf.Tensor
+    active: tf.Tensor
+
+
+class Mixture(NamedTuple):
+    """Parameters of the mixture of logistics of every pixel, on the network's scale of -1 to 1.
+
+    Attributes:
+      logits: (batch, height, width, num_logistic_mix), unnormalised log weights of the components.
+      locs, scales: (batch, height, width, num_logistic_mix, channels); scales are positive.
+      coeffs: (batch, height, width, num_logistic_mix, num_coeffs), or None for images of one channel.
+    """
+
+    logits: tf.Tensor
+    locs: tf.Tensor
+    scales: tf.Tensor
+    coeffs: tf.Tensor | None
+
+
+def forward(
+    config: Config,
+    weights: Parameters,
+    images: tf.Tensor,
+    condition: tf.Tensor | None = None,
+    *,
+    dropout_seed: tf.Tensor | None = None,
+    dtype: tf.DType | None = None,
+) -> Mixture:
+    """The mixture's parameters of every pixel, each a function of the pixels before it in raster order.
+
+    The arguments are those of `outputs`.
+    """
+    return _mixture(config, outputs(config, weights, images, condition, dropout_seed=dropout_seed, dtype=dtype))
+
+
+def outputs(
+    config: Config,
+    weights: Parameters,
+    images: tf.Tensor,
+    condition: tf.Tensor | None = None,
+    *,
+    dropout_seed: tf.Tensor | None = None,
+    dtype: tf.DType | None = None,
+) -> tf.Tensor:
+    """What the last layer gives for every pixel: (batch, height, width, num_outputs).
+
+    Of each component of the mixture its logit, locs, scales before they are made positive, and coeffs.
+
+    Args:
+      config: the architecture.
+      weights: plain kernels and biases, from `kernels`.
+      images: (batch, height, width, channels), pixels scaled to -1..1, of the dtype of the weights.
+      condition: (batch, *conditional_shape), or None where the network has no condition.
+      dropout_seed: two integers; dropout is off where there is none.
+      dtype: of the convolutions and of the activations between them; None is that of the weights. Weights, sums and
+        outputs keep theirs.
+    """
+    operations = _operations(config)
+    sums = images.dtype
+    dtype = dtype or sums
+    # A layer's kernels are cast and cut apart once, not once a use.
+    stacked = {name: tf.unstack(tf.cast(weights[f"{name}/kernel"], dtype)) for name in layers(config)}
+    biases = {name: tf.unstack(weights[f"{name}/b"]) for name in stacked}
+    seeds: list[tf.Tensor | None] = [None] * 2 * len(config.blocks)
+    if dropout_seed is not None and config.dropout_p:
+        layer = tf.range(len(seeds), dtype=dropout_seed.dtype)
+        seeds = tf.unstack(tf.stack([tf.tile(dropout_seed[:1], [len(seeds)]), dropout_seed[1] * 512 + layer], axis=1))
+
+    def apply(name: str, index: int, x: tf.Tensor) -> tf.Tensor:
+        return _apply(operations, name, stacked[name][index], biases[name][index], x)
+
+    def block(
+        index: int, stack: Stack, source: Features, across: tf.Tensor | None, condition: tf.Tensor | None
+    ) -> Features:
+        places = block_layers(config, index, stack)
+        seed = seeds[2 * index + (stack == "horizontal")]
+        if tf.executing_eagerly():
+            return _block(config, lambda role, x: apply(*places[role], x), source, across, condition, seed, dtype)
+        own = {role: (stacked[name][place], biases[name][place]) for role, (name, place) in places.items()}
+        names = tuple((role, name) for role, (name, _) in places.items())
+        return _traced_block(config, names, dtype)(own, source, across, condition, seed)
+
+    return _run(config, apply, block, images, condition, dtype)
+
+
+def _apply(
+    operations: Mapping[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]],
+    name: str,
+    kernel: tf.Tensor,
+    bias: tf.Tensor,
+    x: tf.Tensor,
+) -> tf.Tensor:
+    """One layer, in the type of its kernel and summed in the type of its bias."""
+    return tf.nn.bias_add(tf.cast(operations[name](tf.cast(x, kernel.dtype), kernel), bias.dtype), bias)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced_block(config: Config, names: tuple[tuple[str, str], ...], dtype: tf.DType) -> Callable[..., Features]:
+    """A residual block as a function that TensorFlow traces once for all blocks of the same shapes, and then inlines.
+
+    Args:
+      config: the architecture.
+      names: the block's roles and the kinds of layers that play them.
+      dtype: of the convolutions.
+    """
+    operations, kinds = _operations(config), dict(names)
+
+    @functools.partial(tf.function, autograph=False)
+    def traced(
+        weights: Mapping[str, tuple[tf.Tensor, tf.Tensor]],
+        source: Features,
+        across: tf.Tensor | None,
+        condition: tf.Tensor | None,
+        seed: tf.Tensor | None,
+    ) -> Features:
+        def apply(role: str, x: tf.Tensor) -> tf.Tensor:
+            return _apply(operations, kinds[role], *weights[role], x)
+
+        return _block(config, apply, source, across, condition, seed, dtype)
+
+    return traced
+
+
+def block_layers(config: Config, index: int, stack: Stack) -> dict[str, tuple[str, int]]:
+    """The layers of a residual block by the role they play in it: the kind, and which of the kind."""
+    num_down = config.num_resnet * config.num_hierarchies
+    found = {"conv1": (f"{stack}/conv1", index), "conv2": (f"{stack}/conv2", index)}
+    if index >= num_down:
+        found["skip"] = (f"{stack}/skip_up", index - num_down)
+    elif stack == "horizontal":
+        found["skip"] = (f"{stack}/skip_down", index)
+    if config.conditional_shape is not None:
+        found["condition"] = (f"{stack}/condition", index)
+    return found
+
+
+def _block(
+    config: Config,
+    apply: Callable[[str, tf.Tensor], tf.Tensor],
+    source: Features,
+    across: tf.Tensor | None,
+    condition: tf.Tensor | None,
+    seed: tf.Tensor | None,
+    dtype: tf.DType,
+) -> Features:
+    """A gated residual block (Figure 2 of arXiv 1606.05328); `across` comes from other blocks, activated."""
+    activation = config.resnet_activation
+    x = apply("conv1", source.active)
+    if across is not None:
+        x = x + apply("skip", across)
+    if seed is None:
+        x = fused.activate(activation, dtype)(x)
+    else:
+        x = fused.activate_and_drop(activation, config.dropout_p, dtype)(x, seed)
+    x = apply("conv2", x)
+    projection = [] if condition is None else [apply("condition", condition)]
+    return Features(*fused.gate(activation, dtype)(x, source.value, *projection))
+
+
+def _run(
+    config: Config,
+    apply: Apply,
+    block: RunBlock,
+    images: tf.Tensor,
+    condition: tf.Tensor | None,
+    dtype: tf.DType,
+) -> tf.Tensor:
+    """Joins layers and blocks to the network; its last layer's outputs."""
+
+    def features(value: tf.Tensor) -> Features:
+        return Features(value, fused.activate(config.resnet_activation, dtype)(value))
+
+    if (condition is None) != (config.conditional_shape is None):
+        found = "missing" if condition is None else "given"
+        raise ValueError(f"The condition is {found}, and conditional_shape is {config.conditional_shape}.")
+    if condition is not None:
+        condition = tf.reshape(tf.cast(condition, images.dtype), [-1, config.conditional_size])
+    if config.position != "none":
+        channels = tf.cast(position_channels(config), images.dtype)
+        batch = tf.shape(images)[0]
+        images = tf.concat([images, tf.tile(channels[tf.newaxis], [batch, 1, 1, 1])], axis=-1)
+
+    vertical = features(apply("init/vertical", 0, images))
+    horizontal = features(apply("init/up", 0, images) + apply("init/left", 0, images))
+    passed = [(vertical, horizontal)]  # what the way up meets again, last in first out
+    level = 0
+    for index, (block_level, up) in enumerate(config.blocks):
+        if block_level > level:
+            vertical = features(apply("vertical/shrink", level, vertical.value))
+            horizontal = features(apply("horizontal/shrink", level, horizontal.value))
+            passed.append((vertical, horizontal))
+        elif block_level < level:
+            change = config.num_hierarchies - 1 - level
+            vertical = features(apply("vertical/grow", change, vertical.value))
+            horizontal = features(apply("horizontal/grow", change, horizontal.value))
+        level = block_level
+        if up:
+            if index == config.num_resnet * config.num_hierarchies:
+                passed.pop()  # the lowest feature map is where the way up starts
+            across_vertical, across_horizontal = passed.pop()
+            vertical = block(index, "vertical", vertical, across_vertical.active, condition)
+            both = tf.concat([vertical.active, across_horizontal.active], axis=-1)
+            horizontal = block(index, "horizontal", horizontal, both, condition)
+        else:
+            vertical = block(index, "vertical", vertical, None, condition)
+            horizontal = block(index, "horizontal", horizontal, vertical.active, condition)
+            passed.append((vertical, horizontal))
+    return apply("output", 0, tf.nn.elu(horizontal.value))
+
+
+def _mixture(config: Config, outputs: tf.Tensor) -> Mixture:
+    """Cuts the network's outputs (batch, height, width, num_outputs) into the mixture's parameters."""
+    channels, coeffs = config.num_channels, config.num_coeffs
+    shape = tf.concat([tf.shape(outputs)[:-1], [config.num_logistic_mix, 1 + 2 * channels + coeffs]], axis=0)
+    logits, locs, scales, rest = tf.split(tf.reshape(outputs, shape), [1, channels, channels, coeffs], axis=-1)
+    # TFP's floor: no component collapses to a point.
+    scales = tf.nn.softplus(scales) + math.exp(-7.0)
+    return Mixture(logits[..., 0], locs, scales, rest if coeffs else None)
+
+
+def data_dependent_initialisation(
+    config: Config, parameters: Parameters, images: tf.Tensor, condition: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
+    """Scales and biases such that every layer's outputs have mean 0 and variance 1 on this batch (arXiv 1602.07868).
+
+    A channel that hardly varies over the batch keeps the scale of its kernel's direction, 1.
+
+    Needs weight norm; without it the parameters come back as they are. The masks hold here as everywhere, so what is
+    measured is what the network will compute.
+
+    Args:
+      config: the architecture.
+      parameters: from `initialise`; only the directions of the kernels (`v`) are read of the normalised layers.
+      images: (batch, height, width, channels), pixels scaled to -1..1.
+      condition: (batch, *conditional_shape), or None.
+    """
+    if not (config.use_weight_norm and config.use_data_init):
+        return dict(parameters)
+    operations = _operations(config)
+    table = layers(config)
+    g = {name: list(tf.unstack(parameters[f"{name}/g"])) for name, layer in table.items() if layer.normalised}
+    b = {name: list(tf.unstack(parameters[f"{name}/b"])) for name in table}
+    directions = kernels(config, {k: tf.ones_like(v) if k.endswith("/g") else v for k, v in parameters.items()})
+
+    def apply(name: str, index: int, x: tf.Tensor) -> tf.Tensor:
+        out = operations[name](x, directions[f"{name}/kernel"][index])
+        if not table[name].normalised:
+            return out + b[name][index]
+        mean, variance = tf.nn.moments(out, list(range(out.shape.rank - 1)))
+        deviation = tf.sqrt(variance)
+        scale = 1.0 / tf.where(deviation > SMALLEST_STANDARD_DEVIATION, deviation, 1.0)
+        g[name][index], b[name][index] = scale, -mean * scale
+        return (out - mean) * scale
+
+    def block(
+        index: int, stack: Stack, source: Features, across: tf.Tensor | None, condition: tf.Tensor | None
+    ) -> Features:
+        places = block_layers(config, index, stack)
+        return _block(config, lambda role, x: apply(*places[role], x), source, across, condition, None, images.dtype)
+
+    _run(config, apply, block, images, condition, images.dtype)
+    found = {f"{name}/g": tf.stack(values) for name, values in g.items()}
+    found |= {f"{name}/b": tf.stack(values) for name, values in b.items()}
+    return dict(parameters) | found
