@@ -1,0 +1,284 @@
+"""The measures where the answer is known: equal sets, shuffled labels, copies, noise, a class that is missing."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from stages.measures import features, intervals, pixels, table
+from stages.measures.catalogue import ALIKE, LESS, MEASURES, MORE
+from stages.measures.table import Likelihood, Row, Seen
+
+CLASSES, EACH, DIMENSIONS = 4, 60, 8
+
+
+def normal(number: int, seed: int, shift: float = 0.0, scale: float = 1.0) -> npt.NDArray[np.float64]:
+    return np.random.default_rng(seed).normal(shift, scale, (number, DIMENSIONS))
+
+
+# --- Features ---
+
+
+def test_the_frechet_distance_of_known_distributions() -> None:
+    one = normal(20_000, 0)
+    assert features.frechet_distance(one, one) == pytest.approx(0, abs=1e-8)
+    assert features.frechet_distance(one, one + 3) == pytest.approx(9 * DIMENSIONS)
+    # Between N(0, 1) and N(0, 4) in each dimension: (2 - 1)².
+    assert features.frechet_distance(one, normal(20_000, 1, scale=2)) == pytest.approx(DIMENSIONS, rel=0.03)
+
+
+def test_the_kernel_distance_has_no_bias() -> None:
+    found = [features.kernel(normal(40, 2 * seed), normal(40, 2 * seed + 1)) for seed in range(12)]
+    values = np.array([one.value for one in found])
+    assert abs(values.mean()) < 3 * values.std() / math.sqrt(len(values))
+    assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.75
+    assert features.kernel(normal(40, 0), normal(40, 1, shift=1)).low > 0
+
+
+def test_the_kernel_distance_is_the_sum_over_pairs() -> None:
+    one, other = normal(5, 0), normal(4, 1)
+
+    def kernel(x: Any, y: Any) -> Any:
+        return (x @ y / DIMENSIONS + 1) ** 3
+
+    within = np.mean([kernel(x, y) for i, x in enumerate(one) for j, y in enumerate(one) if i != j])
+    beyond = np.mean([kernel(x, y) for i, x in enumerate(other) for j, y in enumerate(other) if i != j])
+    between = np.mean([kernel(x, y) for x in one for y in other])
+    assert features.kernel(one, other).value == pytest.approx(within + beyond - 2 * between)
+
+
+def test_neighbourhoods_of_sets_that_are_the_same_and_of_sets_far_apart() -> None:
+    one = normal(50, 0)
+    same = features.neighbourhoods(one, one)
+    assert [scores.mean() for scores in same] == pytest.approx(
+        [1, 1, (features.NEIGHBOURS + 1) / features.NEIGHBOURS, 1]
+    )
+    assert [scores.mean() for scores in features.neighbourhoods(one, one + 100)] == [0, 0, 0, 0]
+
+
+def test_half_a_distribution_is_precise_and_recalls_half() -> None:
+    sides = np.where(np.arange(400) % 2, 50.0, 0.0)[:, np.newaxis]
+    real = normal(400, 0) + sides
+    found = features.neighbourhoods(real, normal(200, 1))
+    assert found.precision.mean() > 0.8
+    assert found.recall[1::2].mean() == 0
+    assert found.recall[::2].mean() > 0.8
+    assert found.coverage[1::2].mean() == 0
+
+
+def test_a_classifier_tells_apart_what_differs() -> None:
+    one = normal(200, 0)
+    assert 0.4 < features.told_apart(one, normal(200, 1)).mean() < 0.6
+    assert features.told_apart(one, normal(200, 1, shift=4)).mean() > 0.99
+
+
+# --- Pixels ---
+
+
+def noise(number: int, seed: int) -> pixels.Images:
+    return np.random.default_rng(seed).integers(0, 256, (number, 28, 28), np.uint8)
+
+
+def test_a_copy_is_found_and_its_place() -> None:
+    training = noise(50, 0)
+    distances, places = pixels.nearest(training[[7, 3]], training)
+    assert places.tolist() == [7, 3]
+    assert distances.tolist() == pytest.approx([0, 0], abs=1e-3)
+    one_pixel = np.zeros((1, 28, 28), np.uint8)
+    one_pixel[0, 5, 5] = 255
+    assert pixels.nearest(one_pixel, np.zeros_like(one_pixel))[0] == pytest.approx([1])
+
+
+def test_ink_by_pixel() -> None:
+    drawing = np.zeros((2, 28, 28), np.uint8)
+    drawing[0, 0] = 255
+    drawing[0, 5, 27] = 100
+    found = pixels.ink(drawing)
+    assert found["ink"].tolist() == pytest.approx([(28 + 100 / 255) / 784, 0])
+    assert found["grey"].tolist() == pytest.approx([1 / 784, 0])
+    assert found["ink_top"].tolist() == [1, 0]
+    assert found["ink_left"].tolist() == pytest.approx([1 / 28, 0])
+    assert found["ink_right"].tolist() == pytest.approx([(1 + 100 / 255) / 28, 0])
+    assert found["ink_bottom"].tolist() == [0, 0]
+    assert found["blank"].tolist() == [0, 1]
+
+
+# --- Intervals ---
+
+
+def test_an_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(60):
+        found = intervals.of_mean(random.random(80) < 0.3)
+        held += found.low <= 0.3 <= found.high
+    assert held >= 52
+
+
+def test_too_few_drawings_have_no_interval() -> None:
+    assert all(map(math.isnan, intervals.of_mean(np.zeros(0))))
+    one = intervals.of_mean(np.array([3.0]))
+    assert (one.value, math.isnan(one.low)) == (3, True)
+    assert intervals.of_mean(np.full(9, 0.25)) == (0.25, 0.25, 0.25)
+
+
+def test_what_none_of_few_drawings_shows_more_might() -> None:
+    none = intervals.of_mean(np.zeros(100, bool))
+    assert (none.value, none.low) == (0, 0)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 100))
+    assert intervals.of_mean(np.ones(100, bool)).low == pytest.approx(1 - none.high)
+
+
+# --- All of them together ---
+
+
+def drawn(each: int, seed: int, training: pixels.Images, classes: int = CLASSES) -> Seen:
+    """Drawings of classes that lie apart in the features, which the judge names rightly four times in five."""
+    random = np.random.default_rng(seed)
+    places = np.tile(np.arange(classes), each)
+    centres = 6 * np.eye(DIMENSIONS)[:classes]
+    images = np.zeros((len(places), 28, 28), np.uint8)
+    images[:, 4:24, 4:24] = 255 * (random.random((len(places), 20, 20)) < 0.2)
+    named = np.where(random.random(len(places)) < 0.8, places, random.integers(0, classes, len(places)))
+    seen = centres[places] + random.normal(size=(len(places), DIMENSIONS))
+    return Seen(images, places, named, seen, pixels.nearest(images, training)[0])
+
+
+TRAINING = drawn(100, 9, np.zeros((1, 28, 28), np.uint8)).images
+HELDOUT = drawn(EACH, 0, TRAINING)
+
+
+def measured(generated: Seen) -> dict[tuple[str, int | None], Row]:
+    return {(row.measure, row.place): row for row in table.drawings(CLASSES, HELDOUT, generated)}
+
+
+def in_all(generated: Seen) -> dict[str, Row]:
+    return {name: row for (name, place), row in measured(generated).items() if place is None}
+
+
+@pytest.fixture(scope="module")
+def perfect() -> dict[str, Row]:
+    return in_all(drawn(EACH // 2, 1, TRAINING))
+
+
+@pytest.fixture(scope="module")
+def uniform() -> dict[str, Row]:
+    """What comes of uniform noise, which the judge calls one and the same class."""
+    images = noise(CLASSES * EACH, 3)
+    places = np.tile(np.arange(CLASSES), EACH)
+    far = 40 + np.random.default_rng(4).normal(size=(len(images), DIMENSIONS))
+    return in_all(Seen(images, places, np.zeros_like(places), far, pixels.nearest(images, TRAINING)[0]))
+
+
+def test_every_measure_is_there_with_its_interval(perfect: dict[str, Row]) -> None:
+    of_real = {"heldout_bits_per_dim", "training_bits_per_dim", "label_use"}
+    assert perfect.keys() == MEASURES.keys() - of_real
+    for row in perfect.values():
+        assert row.estimate.low <= row.estimate.value <= row.estimate.high
+        assert math.isfinite(row.reference)
+
+
+def test_real_drawings_reach_the_reference(perfect: dict[str, Row]) -> None:
+    """What is drawn from the same distribution is told from it by no measure."""
+    for name, row in perfect.items():
+        widest = 2 * (row.estimate.high - row.estimate.low) + 0.02
+        assert abs(row.estimate.value - row.reference) <= widest, name
+
+
+def test_the_second_half_itself_gives_the_floor() -> None:
+    first, second = table.halves(HELDOUT.classes)
+    assert sorted([*first, *second]) == list(range(len(HELDOUT.classes)))
+    found = in_all(HELDOUT.take(second))
+    for name in ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage", "told_apart"):
+        assert found[name].estimate.value == pytest.approx(found[name].reference), name
+
+
+def test_noise_is_worst_in_every_measure(perfect: dict[str, Row], uniform: dict[str, Row]) -> None:
+    for name, row in uniform.items():
+        match MEASURES[name].better:
+            case "less":
+                assert row.estimate.value > perfect[name].estimate.value, name
+            case "more":
+                assert row.estimate.value < perfect[name].estimate.value, name
+            case _ if name not in ("copies", "blank"):  # noise is neither a copy nor blank
+                away = abs(row.estimate.value - row.reference)
+                assert away > abs(perfect[name].estimate.value - perfect[name].reference), name
+    assert uniform["told_apart"].estimate.value > 0.99
+    assert uniform["coverage"].estimate.value == 0
+
+
+def test_shuffled_labels_give_chance() -> None:
+    generated = drawn(200, 5, TRAINING)
+    places = np.random.default_rng(6).permutation(generated.classes)
+    found = in_all(Seen(generated.images, places, generated.named, generated.features, generated.nearest))
+    assert found["fidelity"].estimate.low < 1 / CLASSES < found["fidelity"].estimate.high
+    assert found["informedness"].estimate.low < 0 < found["informedness"].estimate.high
+
+
+def test_one_name_for_everything_is_no_fidelity_to_that_class() -> None:
+    generated = drawn(20, 5, TRAINING)
+    always = Seen(
+        generated.images, generated.classes, np.zeros_like(generated.named), generated.features, generated.nearest
+    )
+    found = measured(always)
+    assert found["fidelity", 0].estimate.value == 1
+    assert found["informedness", 0].estimate.value == 0
+
+
+def test_copies_of_training_drawings_are_called_that(perfect: dict[str, Row]) -> None:
+    copies = TRAINING[: CLASSES * EACH]
+    generated = drawn(EACH, 7, TRAINING)
+    found = in_all(
+        Seen(copies, generated.classes, generated.named, generated.features, pixels.nearest(copies, TRAINING)[0])
+    )
+    assert found["copies"].estimate.value == 1
+    assert found["copies"].reference <= 0.02
+    assert found["nearest_distance"].estimate.value < 0.01 < found["nearest_distance"].reference
+    assert perfect["copies"].estimate.value < 0.1
+
+
+def test_a_missing_class_loses_recall_and_coverage() -> None:
+    """Asked for the last class, it draws the first."""
+    generated = drawn(EACH, 8, TRAINING)
+    last, first = generated.classes == CLASSES - 1, generated.classes == 0
+    rows = np.arange(len(generated.classes))
+    rows[last] = rows[first]
+    lost = generated.take(rows)
+    found = measured(Seen(lost.images, generated.classes, lost.named, lost.features, lost.nearest))
+    for name in ("recall", "coverage"):
+        assert found[name, CLASSES - 1].estimate.value == 0
+        assert found[name, 0].estimate.value > 0.5
+        assert found[name, None].estimate.high < found[name, None].reference
+
+
+def test_a_class_of_one_drawing_leaves_open_what_cannot_be_told() -> None:
+    few = drawn(1, 0, TRAINING)
+    found = {(row.measure, row.place): row.estimate for row in table.drawings(CLASSES, few, few)}
+    assert math.isnan(found["kernel_distance", 0].value)
+    assert ("frechet_distance", None) not in found
+    assert found["fidelity", 0].value in (0, 1)
+
+
+def test_as_many_of_each_class_are_compared() -> None:
+    heldout, generated = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 2, 2])
+    first, second = table.halves(heldout)
+    assert (first.tolist(), second.tolist()) == ([0, 2, 4, 6], [1, 3, 5])
+    rows, chosen = table.alike_in_number(second, heldout, generated)
+    assert (rows.tolist(), chosen.tolist()) == ([1, 5], [0, 1])
+
+
+def test_likelihoods_by_class() -> None:
+    classes = np.array([0, 0, 1])
+    heldout, training = Likelihood(np.array([1.0, 3.0, 5.0]), classes), Likelihood(np.array([1.0, 1.0, 4.0]), classes)
+    rows = table.likelihood(2, heldout, training, Likelihood(np.array([True, False, True]), classes))
+    found = {(row.measure, row.place): (row.estimate.value, row.reference) for row in rows}
+    assert found["heldout_bits_per_dim", 0][0] == 2
+    assert found["training_bits_per_dim", None] == (2, 3)
+    assert found["label_use", 1] == (1, 0.5)
+
+
+def test_every_measure_says_which_way_is_better() -> None:
+    assert {measure.better for measure in MEASURES.values()} == {LESS, MORE, ALIKE}
+    assert all(measure.reference for measure in MEASURES.values() if measure.better == ALIKE)

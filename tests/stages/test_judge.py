@@ -1,0 +1,116 @@
+"""The judge: what it learns, from which drawings, and that it comes back from the disk as it was."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages import judge as stage
+from stages.drawings import Drawings
+from stages.errors import StageError
+from stages.model import Class
+from stages.params import Params
+from tests.settings import write
+
+CLASSES = (Class(300, "bar"), Class(7, "ring"))
+
+
+def bars_and_rings(number: int, seed: int) -> Drawings:
+    """Half bars, half hollow squares, each at a place of its own."""
+    random = np.random.default_rng(seed)
+    images = np.zeros((number, 28, 28, 1), np.uint8)
+    labels = np.where(np.arange(number) % 2, 7, 300).astype(np.int16)
+    for image, label in zip(images, labels, strict=True):
+        row, column = random.integers(2, 14, 2)
+        image[row : row + 11, column : column + 11] = 255
+        if label == 7:
+            image[row + 2 : row + 9, column + 2 : column + 9] = 0
+        else:
+            image[row + 3 : row + 11, column : column + 11] = 0
+    names = np.array(["ring" if label == 7 else "bar" for label in labels], object)
+    return Drawings(images, labels, names, np.zeros(number, bool))
+
+
+@pytest.fixture(scope="module")
+def trained() -> stage.Judge:
+    return stage.train(bars_and_rings(200, 0), CLASSES, steps=25, seed=0)
+
+
+def test_it_tells_what_it_has_not_seen(trained: stage.Judge) -> None:
+    unseen = bars_and_rings(60, 1)
+    opinions = trained.look(unseen.images)
+    assert opinions.probabilities.shape == (60, 2)
+    assert opinions.probabilities.sum(axis=1) == pytest.approx(1)
+    assert opinions.features.shape == (60, 128)
+    right = opinions.probabilities.argmax(axis=1) == stage.places(unseen.labels, CLASSES)
+    assert right.mean() > 0.9
+
+
+def test_the_same_seed_gives_the_same_judge(trained: stage.Judge) -> None:
+    again = stage.train(bars_and_rings(200, 0), CLASSES, steps=25, seed=0)
+    for one, other in zip(trained.network.get_weights(), again.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_one_class_is_judged_too() -> None:
+    data = bars_and_rings(20, 0)
+    alone = stage.train(data.where(data.labels == 7), CLASSES[1:], steps=1, seed=0)
+    assert alone.look(data.images[:3]).probabilities.tolist() == [[1], [1], [1]]
+
+
+def test_it_comes_back_as_it_was(trained: stage.Judge, tmp_path: Path) -> None:
+    stage.save(trained, tmp_path)
+    back = stage.load(tmp_path)
+    assert back.classes == CLASSES
+    images = bars_and_rings(5, 2).images
+    np.testing.assert_array_equal(back.look(images).features, trained.look(images).features)
+
+
+@pytest.mark.parametrize("name", [stage.WEIGHTS, stage.CONFIG])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"classes": [{"label": 1, "name": "a"}]}'])
+def test_a_judge_that_is_not_one(trained: stage.Judge, tmp_path: Path, name: str, content: bytes | None) -> None:
+    stage.save(trained, tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StageError, match="run the stage judge"):
+        stage.load(tmp_path)
+
+
+def test_no_drawing_is_moved_out_of_sight() -> None:
+    drawings = bars_and_rings(4, 3).images
+    moved = stage.shift(drawings, np.array([[0, 0], [2, 0], [0, -1], [-2, 2]]))
+    np.testing.assert_array_equal(moved[0], drawings[0])
+    np.testing.assert_array_equal(moved[1], np.roll(drawings[1], 2, 0))
+    np.testing.assert_array_equal(moved[2], np.roll(drawings[2], -1, 1))
+    np.testing.assert_array_equal(moved[3], np.roll(drawings[3], (-2, 2), (0, 1)))
+
+
+def test_held_out_drawings_are_not_learnt_from(
+    full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage hands on the drawings that are not held out, and no others."""
+    import pandas as pd
+
+    data = bars_and_rings(40, 4)
+    heldout = np.arange(40) % 4 == 3
+    settings = full_run.model_copy(
+        update={"mirror": "x", "classes": ("bar", "ring"), "judge_steps": 1, "device": "cpu"}
+    )
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, settings.model_dump(mode="json"))
+    (tmp_path / "data/filter").mkdir(parents=True)
+    np.save("data/filter/images.npy", data.images)
+    table = pd.DataFrame({"label": data.labels, "name": pd.Categorical(data.names), "heldout": heldout})
+    table.to_parquet("data/filter/drawings.parquet")
+    given = []
+
+    def train(learnt: Drawings, *others: object) -> stage.Judge:
+        given.append(learnt)
+        return stage.Judge(CLASSES)
+
+    monkeypatch.setattr(stage, "train", train)
+    stage.main(settings)
+    np.testing.assert_array_equal(given[0].images, data.images[~heldout])
+    assert sorted(path.name for path in (tmp_path / "data/judge").iterdir()) == [stage.CONFIG, stage.WEIGHTS]
