@@ -1,0 +1,90 @@
+"""The questions of a blind review, and what the files of answers come to."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import reviews
+from stages.errors import StageError
+from stages.reviews import PAIRS, SINGLES, Question
+
+SAMPLES = "ab" * 32
+ASKED = [Question(0, 0, 0, left, not left) for left in (True, False, True, True)]
+
+
+def test_questions_are_of_all_classes_and_of_drawings_that_are_not_shown() -> None:
+    asked = reviews.questions([40] * 20, [24] * 20, shown=8, seed=3)
+    assert len(asked) == reviews.QUESTIONS
+    assert set(Counter(question.place for question in asked).values()) == {2}
+    assert all(question.real >= 8 and question.generated >= 8 for question in asked)
+    assert len({(question.place, question.real) for question in asked}) == len(asked)
+    assert 8 <= sum(question.left for question in asked) <= 32
+    assert 8 <= sum(question.single for question in asked) <= 32
+    assert asked == reviews.questions([40] * 20, [24] * 20, shown=8, seed=3)
+    assert asked != reviews.questions([40] * 20, [24] * 20, shown=8, seed=4)
+
+
+def test_few_drawings_make_few_questions() -> None:
+    assert len(reviews.questions([1, 3], [5, 2], shown=8, seed=0)) == 3
+    assert reviews.questions([0], [5], shown=8, seed=0) == []
+    assert len(reviews.questions([9] * 345, [9] * 345, shown=8, seed=0)) == reviews.QUESTIONS
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    said = {"samples": SAMPLES, "mode": PAIRS, "reviewer": "one", "answers": [[0, True], [1, True], [2, True]]}
+    path = folder / "a.json"
+    path.write_text(json.dumps(said | changes), encoding="utf-8")
+    return path
+
+
+def test_answers_are_held_against_the_questions(tmp_path: Path) -> None:
+    write(tmp_path)
+    [review], others = reviews.read(SAMPLES, ASKED, tmp_path)
+    assert (review.reviewer, review.mode, others) == ("one", PAIRS, 0)
+    assert review.score[:2] == (2, 3)
+    assert (round(review.score.low, 2), round(review.score.high, 2)) == (0.21, 0.94)
+    write(tmp_path, mode=SINGLES)
+    [review], _ = reviews.read(SAMPLES, ASKED, tmp_path)
+    assert review.score[:2] == (1, 3)
+
+
+def test_reviews_of_other_samples_are_set_aside(tmp_path: Path) -> None:
+    write(tmp_path, samples="0" * 64, answers="anything")
+    assert reviews.read(SAMPLES, ASKED, tmp_path) == ([], 1)
+
+
+def test_no_folder_is_no_review(tmp_path: Path) -> None:
+    assert reviews.read(SAMPLES, ASKED, tmp_path / "none") == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "guesses"},
+        {"answers": []},
+        {"answers": [[4, True]]},
+        {"answers": [[-1, True]]},
+        {"answers": [[0, "left"]]},
+        {"answers": [[True, True]]},
+        {"answers": [0]},
+        {"answers": [[[], True]]},
+        {"answers": None},
+        {"mode": []},
+    ],
+)
+def test_a_file_that_is_no_review_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = write(tmp_path, **changes)
+    with pytest.raises(StageError, match="is no review") as caught:
+        reviews.read(SAMPLES, ASKED, tmp_path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"samples": 1'])
+def test_neither_is_anything_else(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(StageError, match="is no review"):
+        reviews.read(SAMPLES, ASKED, tmp_path)
