@@ -1,0 +1,86 @@
+"""All seven stages, one after the other, on a few stand-ins: what a run leaves behind."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import evaluate, extract, files, filter, judge, params, report, sample
+from tests.stages import tiny
+
+CLASSES = tiny.CLASSES
+
+
+@pytest.fixture(scope="module")
+def settings(full_run: params.Params) -> params.Params:
+    return tiny.settings(full_run)
+
+
+@pytest.fixture(scope="module")
+def workspace(settings: params.Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("workspace")
+    tiny.run(folder, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+def test_each_stage_leaves_its_files(workspace: Path) -> None:
+    left = {path.relative_to(workspace).as_posix() for path in workspace.rglob("*") if path.is_file()}
+    assert left == {
+        "data/extract/index.parquet",
+        "data/filter/drawings.parquet",
+        "data/filter/images.npy",
+        "data/train/config.json",
+        "data/train/loss.csv",
+        "data/train/weights.safetensors",
+        "data/sample/samples.npy",
+        "data/judge/config.json",
+        "data/judge/weights.safetensors",
+        "data/evaluate/drawings.safetensors",
+        "data/evaluate/made_with.json",
+        "reports/classes.csv",
+        "reports/classes/26_bee.png",
+        "reports/classes/255_sea_turtle.png",
+        "reports/classes/309_The_Eiffel_Tower.png",
+        "reports/confusion.csv",
+        "reports/index.html",
+        "reports/measures.csv",
+        "reports/metrics.json",
+    }
+
+
+def test_the_samples_are_drawings(workspace: Path) -> None:
+    samples = np.load(workspace / "data/sample/samples.npy", allow_pickle=False)
+    assert (samples.shape, samples.dtype) == ((3, 10, 28, 28, 1), np.uint8)
+    assert samples.min() < samples.max()
+    assert len({drawing.tobytes() for drawing in samples.reshape(30, -1)}) == 30
+
+
+def test_the_measures_are_means_over_the_held_out_drawings(workspace: Path) -> None:
+    metrics = json.loads((workspace / "reports/metrics.json").read_text())
+    rows = [line.split(",") for line in (workspace / "reports/classes.csv").read_text().splitlines()[1:]]
+    assert [row[1] for row in rows] == list(CLASSES)
+    counts, bits = [int(row[2]) for row in rows], [float(row[3]) for row in rows]
+    assert sum(counts) == metrics["heldout_drawings"] > 0
+    assert metrics["heldout_bits_per_dim"] == pytest.approx(np.average(bits, weights=counts), abs=1e-5)
+
+
+def test_a_sheet_lays_real_drawings_over_generated_ones(workspace: Path) -> None:
+    samples = np.load(workspace / "data/sample/samples.npy", allow_pickle=False)
+    sheet = np.asarray(Image.open(workspace / "reports/classes/255_sea_turtle.png"))
+    assert sheet.shape == (560, 560)
+    np.testing.assert_array_equal(sheet[285::10, 5::10], np.hstack(list(samples[1, :2, :, :, 0])))
+
+
+def test_running_a_stage_again_gives_the_same_bytes(workspace: Path, settings: params.Params) -> None:
+    def hashes() -> dict[str, str]:
+        return {str(path): files.sha256(path) for path in workspace.rglob("*") if path.is_file()}
+
+    before = hashes()
+    for stage in (extract, filter, sample, judge, evaluate, report):
+        stage.main(settings)
+    assert hashes() == before
