@@ -1,0 +1,1 @@
+"""How a run happens: over DVC's graph, and never what a stage does."""

@@ -1,0 +1,201 @@
+"""`python -m pipeline compare`: experiments side by side, from what DVC keeps of them."""
+
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import compare as module
+from pipeline.__main__ import main
+from pipeline.compare import Drawn, Experiment, Figure
+from pipeline.dvc import DvcError, Snapshot
+from tests import stand_in
+from tests.conftest import chromium
+from tests.settings import ROOT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def sheet(columns: int, rows: int, seed: int = 0) -> tuple[Any, bytes]:
+    """Drawings (rows, columns, 28, 28), and the sheet of them."""
+    drawings = np.random.default_rng(seed).integers(1, 256, (rows, columns, 28, 28), np.uint8)
+    pixels = drawings.swapaxes(1, 2).reshape(rows * 28, columns * 28).repeat(10, 0).repeat(10, 1)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    return drawings, png.getvalue()
+
+
+def pixels(address: str) -> Any:
+    import base64
+
+    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
+        return np.asarray(image)
+
+
+def test_the_drawings_of_a_sheet_come_back_to_the_pixel() -> None:
+    drawings, png = sheet(3, 2)
+    real, generated = module.drawings(png)
+    for address, drawing in zip([*real, *generated], drawings.reshape(6, 28, 28), strict=True):
+        assert np.array_equal(pixels(address), drawing)
+
+
+def test_of_many_generated_drawings_the_first_eight_are_shown() -> None:
+    drawings, png = sheet(8, 3)
+    real, generated = module.drawings(png)
+    assert (len(real), len(generated)) == (8, 8)
+    assert np.array_equal(pixels(generated[7]), drawings[1, 7])
+
+
+@pytest.mark.parametrize(
+    ("better", "values", "expected"),
+    [
+        ("less", [2.0, 1.0, 3.0], {1}),
+        ("more", [2.0, 1.0, 3.0], {2}),
+        ("more", [3.0, 1.0, 3.0], {0, 2}),
+        ("more", [3.0, 3.0], set()),
+        ("more", [3.0, None, math.nan], set()),
+        ("more", [1.0, None, 2.0], {2}),
+        (None, [2.0, 1.0], set()),
+    ],
+)
+def test_the_best_is_marked(better: str | None, values: list[float | None], expected: set[int]) -> None:
+    assert module.best([None if value is None else Figure(value) for value in values], better) == expected
+
+
+def test_the_nearest_to_its_reference_is_the_best_of_what_should_be_alike() -> None:
+    found = [Figure(0.2, reference=0.25), Figure(0.26, reference=0.25), Figure(0.5, reference=0.5)]
+    assert module.best(found, "alike") == {2}
+
+
+def test_only_settings_that_differ_are_listed() -> None:
+    def one(**settings: Any) -> Experiment:
+        return Experiment("", settings, {}, {}, {})
+
+    assert module.differing([one(a=1, b=[1, 2]), one(a=1, b=[1])]) == {"b": ["1, 2", "1"]}
+    assert module.differing([one(a=True), one()]) == {"a": ["true", "–"]}
+
+
+def test_a_run_from_before_there_was_a_table_has_bare_figures() -> None:
+    class Old(Snapshot):
+        def __init__(self) -> None:
+            pass
+
+        def read(self, path: str) -> bytes:
+            if path != "reports/metrics.json":
+                raise DvcError(path)
+            return b'{"heldout_bits_per_dim": 1.5, "heldout_drawings": 20}'
+
+    assert module.in_all(Old()) == ({"heldout_bits_per_dim": Figure(1.5)}, {})
+
+
+def experiment(name: str, seed: int, fidelity: float) -> Experiment:
+    figures = {"fidelity": Figure(fidelity, fidelity - 0.1, fidelity + 0.1), "ink": Figure(0.2, reference=0.2)}
+    real, generated = module.drawings(sheet(8, 2, seed)[1])
+    classes = {"26": Drawn("bee", real, generated, figures)} | (
+        {"345": Drawn(HOSTILE, real, generated, {})} if seed else {}
+    )
+    return Experiment(name, {"seed": seed}, figures, {"fidelity": "more", "ink": "alike"}, classes)
+
+
+@pytest.mark.browser
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    path = tmp_path / "compare.html"
+    path.write_text(module.page([experiment("first", 0, 0.5), experiment(HOSTILE, 1, 0.75)]), encoding="utf-8")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        page: Page = browser.new_page(viewport={"width": 390, "height": 800})
+        wrong: list[str] = []
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", lambda request: wrong.append(request.url))
+        page.goto(path.as_uri())
+        assert [one for one in wrong if not one.startswith("data:")] == [path.as_uri()]
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, "tables scroll, the page does not"
+        assert page.locator(".best").all_inner_texts() == ["0.750 best\n0.650 to 0.850"]
+        assert page.get_by_role("row", name="seed").get_by_role("cell").all_inner_texts() == ["0", "1"]
+        assert page.get_by_role("rowheader", name=HOSTILE).is_visible()
+        assert page.get_by_text("not learnt").count() == 1
+        assert page.get_by_text("beside other real drawings than these").count() == 1
+        images = page.locator("img")
+        assert images.count() == 8 * (1 + 2) + 8 * (1 + 1)
+        assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth === 28)")
+        browser.close()
+
+
+# A stage that takes no time, and leaves what the report and evaluate leave.
+STAGE = """
+    import json, pathlib, sys
+    import numpy as np
+    from PIL import Image
+    from ruamel.yaml import YAML
+
+    seed = YAML(typ="safe", pure=True).load(pathlib.Path("params.yaml"))["seed"]
+    pathlib.Path("reports/classes").mkdir(parents=True)
+    ink = np.random.default_rng(seed).integers(0, 256, (56, 56), np.uint8).repeat(10, 0).repeat(10, 1)
+    Image.fromarray(ink).save("reports/classes/26_bee.png")
+    pathlib.Path("reports/metrics.json").write_text(json.dumps({"fidelity": 0.25 + seed / 4}))
+    table = f"measure,label,name,value,low,high,reference,better\\nfidelity,,,{0.25 + seed / 4},0.2,0.8,0.9,more\\n"
+    pathlib.Path("reports/measures.csv").write_text(table)
+    pathlib.Path("reports/classes.csv").write_text(f"label,name,fidelity\\n26,bee,{0.25 + seed / 4}\\n")
+    """
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one run of seed 0, and an experiment `second` of seed 1."""
+    monkeypatch.chdir(tmp_path)
+    outs = [f"reports/{name}" for name in ("classes", "metrics.json", "measures.csv", "classes.csv")]
+    stage = {"cmd": f"{sys.executable} stage.py", "params": ["seed"], "outs": outs}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"all": stage}}))
+    (tmp_path / "stage.py").write_text(textwrap.dedent(STAGE))
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    stand_in.git(tmp_path, "init", "--quiet")
+    for key, value in (("user.name", "a"), ("user.email", "a@localhost")):
+        stand_in.git(tmp_path, "config", key, value)
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "repro", "--quiet"], check=True)
+    stand_in.git(tmp_path, "add", "--all")
+    stand_in.git(tmp_path, "commit", "--quiet", "--message", "one")
+    subprocess.run([*dvc, "exp", "run", "--quiet", "--name", "second", "--set-param", "seed=1"], check=True)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_experiments_and_revisions_without_computing(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (repository / "stage.py").write_text("raise SystemExit('computed again')")
+    assert main(["compare"]) == 0
+    assert capsys.readouterr().out == (
+        f"compared: workspace, second\ncomparison: {repository / 'reports/compare.html'}\n"
+    )
+    assert main(["compare", "HEAD", "second"]) == 0
+    page = (repository / "reports/compare.html").read_text()
+    assert '<th scope="row"><code>seed</code></th><td>0</td><td>1</td>' in page
+    assert '<td class="best">0.500 <b>best</b>' in page
+    first = module.read(repository, "HEAD").classes["26"]
+    assert first.figures == {"fidelity": Figure(0.25)}
+    assert first.generated != module.read(repository, "second").classes["26"].generated
+
+    capsys.readouterr()
+    assert main(["compare", "HEAD", "none"]) == 1
+    assert capsys.readouterr().err == "error: unknown Git revision 'none'\n"
+    shutil.rmtree(repository / ".dvc" / "cache")
+    with pytest.raises(DvcError, match=r"second has no reports/.*, or no cache here holds it: .*dvc exp pull"):
+        module.read(repository, "second")
+    assert (repository / "reports/compare.html").read_text() == page, "what was there stays"

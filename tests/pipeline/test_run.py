@@ -1,0 +1,276 @@
+"""What a run's words mean: profiles, changes, mirrors. What DVC makes of them is in test_dvc.py."""
+
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import run
+from pipeline.__main__ import main
+from stages import params
+from stages.errors import SettingsError
+from tests import stand_in
+from tests.settings import FULL, ROOT
+
+
+@pytest.mark.parametrize("name", run.profiles())
+def test_a_profile_changes_settings_to_permitted_values(name: str) -> None:
+    changes = run.profiles()[name]
+    assert changes.keys() <= FULL.keys()
+    params.check(FULL | changes, name)
+
+
+def test_the_post_is_the_published_recipe() -> None:
+    post = params.check(FULL | run.profiles()["post"], "")
+    assert (post.conditioning, post.position, post.ema_decay, post.clip_norm) == ("label", "none", 0, 0)
+    assert (post.num_drawings, post.num_resnet, post.num_hierarchies, post.num_filters) == (500_000, 5, 3, 128)
+    assert (post.num_logistic_mix, post.dropout_p, post.learning_rate, post.epochs) == (5, 0.5, 0.001, 10)
+    assert (post.learning_rate_decay, post.precision, post.temperature, len(post.classes)) == (1, "float32", 1, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("num_resnet=3", "num_resnet", 3),
+        ("learning_rate=2e-5", "learning_rate", 2e-5),
+        ("prefetch=true", "prefetch", True),
+        ("device=cpu", "device", "cpu"),
+        ("classes=[cat,dog]", "classes", ["cat", "dog"]),
+        ("classes=[The Eiffel Tower, sea turtle]", "classes", ["The Eiffel Tower", "sea turtle"]),
+        ("classes=[]", "classes", []),
+        ("num_resnet=1,2,3", "num_resnet", "1,2,3"),  # refused with the other values that are no numbers
+        ("num_resnet=", "num_resnet", None),
+        ("mirror=/a b, c=d/[e]{f}: #g'\"\\${h}", "mirror", "/a b, c=d/[e]{f}: #g'\"\\${h}"),
+        ("mirror=", "mirror", ""),
+    ],
+)
+def test_a_change_is_read_as_in_params_yaml(text: str, key: str, value: Any) -> None:
+    assert run.override(text) == (key, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("num_resnet", "-S num_resnet: a change is written key=value"),
+        ("=3", "-S =3: a change is written key=value"),
+        ("num_resnt=3", "-S num_resnt=3: num_resnt is not a setting. Did you mean 'num_resnet'?"),
+        ("classes=[cat", "-S classes=[cat, line 1: not YAML: .+"),
+    ],
+)
+def test_a_change_that_cannot_be_read_is_refused(text: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        run.override(text)
+    assert str(caught.value).startswith(said.removesuffix(".+"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "written"),
+    [
+        ("../drawings", "../drawings"),
+        ("drawings", "./drawings"),
+        ("sub/../drawings", "./drawings"),
+        ("doodles", "doodles"),
+        ("./doodles", "./doodles"),
+        ("./auto", "./auto"),
+        ("/srv/drawings", "/srv/drawings"),
+        ("https://host/a b", "https://host/a b"),
+        ("file:///srv", "file:///srv"),
+        ("", ""),
+    ],
+)
+def test_a_mirror_is_written_from_the_root(typed: str, written: str) -> None:
+    root = Path("/home/person/project")
+    assert run.place(typed, root, root) == written
+
+
+def test_a_relative_mirror_starts_at_the_persons_folder() -> None:
+    root = Path("/home/person/project")
+    assert run.place("drawings", root / "reports", root) == "reports/drawings"
+    assert run.place("../drawings", root / "reports", root) == "./drawings"
+
+
+class Bucket(http.server.BaseHTTPRequestHandler):
+    """A bucket with bees."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.path == "/full/bee.npy" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.HTTPServer(("127.0.0.1", 0), Bucket) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_bucket_is_taken_where_it_answers(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(params, "BUCKET", f"{bucket}/full")
+    assert run.place("auto", ROOT, ROOT) == f"{bucket}/full"
+    assert "DOODLES" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["{}/empty", "http://127.0.0.1:1"])
+def test_doodles_that_nobody_asked_for_are_announced(
+    path: str, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(params, "BUCKET", path.format(bucket))
+    assert run.place("auto", ROOT, ROOT) == "doodles"
+    assert "DOODLES" in capsys.readouterr().out
+    assert run.place("doodles", ROOT, ROOT) == "doodles"
+    assert capsys.readouterr().out == ""
+
+
+def test_params_yaml_keeps_its_comments_and_its_other_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "params.yaml"
+    shutil.copy(ROOT / "params.yaml", path)
+    run.write(path, params.read(path), FULL)
+    before = path.read_text(encoding="utf-8")
+    mirror = "../my drawings, [all]: #1 'and' \"more\" " + "long " * 40
+    changes = {"mirror": mirror, "learning_rate": 2e-5, "prefetch": True, "classes": ["yes", "The Eiffel Tower"]}
+    run.write(path, FULL, FULL | changes)
+
+    after = path.read_text(encoding="utf-8")
+    assert params.read(path) == FULL | changes
+    kept = [line for line in before.splitlines() if line.startswith("#") or not line]
+    assert [line for line in after.splitlines() if line.startswith("#") or not line] == kept
+    assert len(after.splitlines()) == len(before.splitlines()) - 18, "each value has one line, whatever its length"
+    assert "params.yaml: prefetch False -> True" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [path]
+
+    run.write(path, FULL | changes, FULL)
+    assert path.read_text(encoding="utf-8") == before, "and back again, to the byte"
+
+
+def test_a_setting_that_the_committed_file_does_not_have_is_taken_out(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("# An old one.\nold: 1\n\n# Chance.\nseed: 1\n", encoding="utf-8")
+    run.write(path, {"old": 1, "seed": 1}, {"seed": 1})
+    assert params.read(path) == {"seed": 1}
+
+
+def test_params_yaml_is_not_touched_where_nothing_differs(tmp_path: Path) -> None:
+    run.write(tmp_path / "params.yaml", FULL, dict(FULL))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_settings_have_the_same_fingerprint() -> None:
+    assert run.fingerprint(FULL) == run.fingerprint(dict(reversed(FULL.items())))
+    assert run.fingerprint(FULL) != run.fingerprint(FULL | {"seed": 1})
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    stand_in.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+WHOLE = "permitted: a whole number from 1 to 20"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-S", "num_resnet=0"], f"the settings of this run: num_resnet is 0; {WHOLE}"),
+        (["-S", "num_resnet=abc"], f"the settings of this run: num_resnet is 'abc'; {WHOLE}"),
+        (["-S", "num_resnet=1,2,3"], f"the settings of this run: num_resnet is '1,2,3'; {WHOLE}"),
+        (["-S", "num_resnt=3"], "-S num_resnt=3: num_resnt is not a setting. Did you mean 'num_resnet'?"),
+        (
+            ["-S", "classes=[bee, bycicle]", "--mirror", "doodles"],
+            "the settings of this run: classes: 'bycicle' is no class of Quick, Draw!. Did you mean 'bicycle'?",
+        ),
+        (
+            ["-S", "classes=[]"],
+            "the settings of this run: classes is empty; permitted: a list of class names, one or more",
+        ),
+        (
+            ["-S", "classes=[bee, bee]"],
+            "the settings of this run: classes: 'bee' is there twice; name each class once",
+        ),
+        (
+            ["--profile", "quick", "--mirror", ""],
+            "the settings of this run: mirror is ''; permitted: a URL, a folder, or doodles",
+        ),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_used_starts_nothing(
+    repository: Path, words: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *words]) == 2
+    assert capfd.readouterr() == ("", f"error: {said}\n")
+    assert stand_in.git(repository, "status", "--porcelain") == ""
+    assert not (repository / "data").exists()
+
+
+def test_a_bad_params_yaml_starts_nothing(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = (repository / "params.yaml").read_text(encoding="utf-8")
+    (repository / "params.yaml").write_text(text.replace("num_resnet: 5", "num_resnet: 0"), encoding="utf-8")
+    assert main(["run"]) == 2
+    assert capfd.readouterr().err == f"error: params.yaml: num_resnet is 0; {WHOLE}\n"
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", "--profile", "quik"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert all(name in message for name in run.profiles())
+
+
+def test_outside_the_project_the_error_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run"]) == 1
+    assert capfd.readouterr().err == f"error: {tmp_path} is in no copy of the project: no dvc.yaml here or above\n"
+
+
+@pytest.mark.parametrize("initialised", [False, True])
+def test_outside_git_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], initialised: bool
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    if initialised:
+        stand_in.git(tmp_path, "init", "--quiet")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run"]) == 1
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: {tmp_path} is not a Git repository with a commit")
+    assert "git init && git add" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_without_git_the_error_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["run"]) == 1
+    assert capfd.readouterr().err == "error: git is not installed, and DVC keeps its runs in a Git repository\n"
+
+
+def test_a_profile_without_a_committed_params_yaml_is_refused(
+    repository: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stand_in.git(repository, "rm", "--quiet", "--cached", "params.yaml")
+    stand_in.git(repository, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "away")
+    assert main(["run", "--profile", "quick"]) == 1
+    assert capfd.readouterr().err.startswith("error: params.yaml is not in the last commit")
