@@ -1,0 +1,370 @@
+"""Every parser of what comes from outside, fed with what nobody would write: it reads it, or refuses it in one line.
+
+`FUZZ=1000000` in the environment has each of the tests marked `torture` try so many cases.
+"""
+
+import io
+import json
+import math
+import os
+import random
+import re
+import struct
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import compare, run, verify
+from stages import params, reviews, tables
+from stages.errors import SettingsError, StageError
+from stages.quickdraw import mirrors, npy, patience, prepared
+from tests.settings import FULL
+
+CASES = int(os.environ.get("FUZZ", "20000"))
+AT_ONCE = 100  # cases of one example of hypothesis, which takes longer to make one than a parser to read it
+
+# What parsers trip over, put in the place of numbers and between other things.
+NUMBERS = [0, 1, -1, 784, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**60, 2**63, 2**64, 10**18, 10**30, 10**4400]
+TEXTS = [
+    b"\0", b"\xff", b"\n", b"\r\n", b"\t", b" ", b",", b"(", b")", b"[", b"]", b"{", b"}", b"'", b'"', b":", b"#",
+    b"&a ", b"*a", b"!!", b"!!python/name:os ", b"- ", b"? ", b"| ", b"> ", b"%", b"L", b"O", b"True", b"null", b"nan",
+    b"1e999", b"0x", b"0o8", b"2001-99-99", b"1:60", b"\\0", b"\\ud800", b"../", b"/dev/zero", b"descr", b"shape",
+    b"|u1", b"<f8", b"\xe2\x80\xae", b"\xf0\x9f\x90\x9d", b"$(x)", b"\x93NUMPY", b"\x80\x04\x95", b"<script>",
+    b"</script>", b"[" * 600,
+]  # fmt: skip
+
+
+class Parser(NamedTuple):
+    """What reads bytes from outside.
+
+    Attributes:
+      read: reads them, and checks what it made of them.
+      seeds: what it should read.
+      error: what it may raise.
+      fast: whether a case takes well under a millisecond.
+    """
+
+    read: Callable[[bytes], object]
+    seeds: Sequence[bytes]
+    error: type[Exception] | tuple[type[Exception], ...]
+    fast: bool = False
+
+
+def mutated(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """One of the seeds, changed in a few places, or what has nothing to do with them."""
+    content = bytearray(chance.choice(seeds))
+    for _ in range(chance.choice((0, 1, 1, 1, 2, 3, 8))):
+        at = chance.randrange(len(content) + 1)
+        match chance.randrange(8):
+            case 0 if content:
+                content[at % len(content)] = chance.randrange(256)
+            case 1 if content:
+                content[at % len(content)] ^= 1 << chance.randrange(8)
+            case 2:
+                content[at:at] = chance.choice(TEXTS)
+            case 3:
+                del content[at : at + chance.choice((1, 1, 2, 5, 20, 1000))]
+            case 4:
+                other = chance.choice(seeds)
+                start = chance.randrange(len(other) + 1)
+                content[at:at] = other[start : start + chance.choice((1, 5, 20, 200))]
+            case 5:
+                content[at : at + 8] = chance.choice(NUMBERS[:-2]).to_bytes(9, "little", signed=True)[:8]
+            case 6:
+                if numbers := list(re.finditer(rb"-?\d+", content)):
+                    found = chance.choice(numbers)
+                    content[found.start() : found.end()] = _written(chance.choice(NUMBERS)).encode()
+            case _:
+                content[at:at] = chance.randbytes(chance.choice((1, 2, 8, 64)))
+    return bytes(content)
+
+
+def _written(number: int) -> str:
+    return str(number) if abs(number) < 10**100 else "1" + "0" * 4400
+
+
+def attempt(parser: Parser, content: bytes) -> None:
+    """It reads the content or refuses it in one short line, soon."""
+    started = time.perf_counter()
+    try:
+        parser.read(content)
+    except parser.error as error:
+        lines = str(error).splitlines()
+        assert lines and all(len(line) < 600 and line.isprintable() for line in lines), str(error)[:2000]
+    except Exception as error:
+        raise AssertionError(f"{content!r} ended in {type(error).__name__}: {error}"[:5000]) from error
+    assert time.perf_counter() - started < 10, content[:5000]
+
+
+# --- What each parser makes of bytes ---
+
+
+def read_npy(content: bytes) -> None:
+    header = npy.parse(content[: npy.LONGEST_HEADER], len(content))
+    assert 0 <= header.rows < 2**31 and header.offset <= npy.LONGEST_HEADER
+    assert header.offset + header.rows * 784 == len(content), "nothing is there that is not in the file"
+
+
+def read_settings(content: bytes) -> None:
+    found = params.check(params.parse(content.decode("utf-8", "replace"), "params.yaml"), "params.yaml")
+    assert 1 <= found.num_resnet <= 20 and math.isfinite(found.learning_rate) and found.classes
+    assert found.mirror.isprintable() and not any("/" in name or "\0" in name for name in found.classes)
+
+
+def read_override(content: bytes) -> None:
+    key, _ = run.override(content.decode("utf-8", "replace"))
+    assert key in params.Params.model_fields
+
+
+def read_name(content: bytes) -> None:
+    name = mirrors.check_name(content.decode("utf-8", "surrogateescape"))
+    assert Path("/folder", f"{name}.npy").resolve().parent == Path("/folder")
+
+
+def read_page(content: bytes) -> None:
+    files, _ = verify.claims(content, Path("a.html"))
+    assert all((Path("/root") / path).resolve().is_relative_to("/root") for path in files)
+
+
+def read_record(content: bytes) -> None:
+    image, label = prepared._example(content)
+    assert len(prepared._lines(image)) == 28 * 29 and label >= 0
+
+
+def read_retry_after(content: bytes) -> None:
+    seconds = patience.retry_after(content.decode("latin-1"))
+    assert seconds is None or seconds >= 0
+
+
+def read_sheet(content: bytes) -> None:
+    real, generated = compare.drawings(content)
+    assert len(generated) <= compare.SHOWN and real
+
+
+def file_reader(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    def write_and_read(content: bytes) -> None:
+        path.write_bytes(content)
+        read(path)
+
+    return write_and_read
+
+
+# --- The seeds ---
+
+
+def saved(array: Any, version: tuple[int, int] = (1, 0)) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, version)
+    return file.getvalue()
+
+
+def picture(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def example() -> bytes:
+    """A record as TensorFlow Datasets writes it."""
+
+    def field(number: int, content: bytes) -> bytes:
+        length = len(content)
+        return bytes([number << 3 | 2, *([length] if length < 128 else [length & 127 | 128, length >> 7])]) + content
+
+    image, label = picture(28, 28), bytes([26])
+    entries = [
+        field(1, field(1, b"image") + field(2, field(1, field(1, image)))),
+        field(1, field(1, b"label") + field(2, field(3, field(1, label)))),
+    ]
+    return field(1, b"".join(entries))
+
+
+def parquet() -> bytes:
+    names = pd.Categorical(["bee", "tree"] * 20)
+    table = {"label": np.arange(40, dtype=np.int16), "name": names, "heldout": np.arange(40) % 2 == 0}
+    file = io.BytesIO()
+    pd.DataFrame(table).to_parquet(file, index=False)
+    return file.getvalue()
+
+
+HEADERS = [
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 784), }",
+    "{'shape': (3L, 784L), 'fortran_order': False, 'descr': '<u1'}",
+    "{'descr': '|O', 'fortran_order': True, 'shape': (), }",
+]
+NPY = [
+    *(saved(np.zeros((rows, 784), np.uint8), version) for rows in (0, 3) for version in ((1, 0), (2, 0), (3, 0))),
+    *(b"\x93NUMPY\x01\x00" + bytes([len(text), 0]) + text.encode() + bytes(3 * 784) for text in HEADERS),
+    saved(np.zeros((2, 28, 28), np.float32)),
+]
+YAML_TEXT = "".join(f"{key}: {json.dumps(value)}\n" for key, value in FULL.items()).encode()
+SMALL_YAML = [
+    b"seed: 1\nmirror: doodles\nclasses: [bee, sun]\n",
+    b"learning_rate: 1e-3\nclasses:\n- bee\n- The Eiffel Tower\nprefetch: true\n",
+    b"a: &a [1, *a]\nb: {c: ? d}\n--- \n...\n%YAML 1.1\n",
+    b'mirror: "a\\x41"\ndate: 2001-01-01 10:00:00\nf: .inf\ng: !!set {a, b}\nh: !!binary aGk=\n',
+]
+REVIEW = json.dumps({"samples": "", "mode": "pairs", "reviewer": "one", "answers": [[0, True], [1, False]]}).encode()
+PAGE = b'<html><script type="application/json" id="provenance">{"files": {"data/a": "00"}, "settings": {}}</script>'
+OVERRIDES = [b"num_resnet=3", b"classes=[bee, cat]", b"mirror=/a b", b"learning_rate=2e-5", b"prefetch=true"]
+DATES = [b"120", b"Wed, 21 Oct 2015 07:28:00 GMT", b"Fri, 31 Dec 9999 23:59:59 -9999", b"1e400"]
+
+
+def parsers(folder: Path) -> dict[str, Parser]:
+    """Every one, by name."""
+    asked = [reviews.Question(0, 0, 0, left, left) for left in (True, False)]
+    review = file_reader(folder / "a.json", lambda path: reviews.read("", asked, path.parent))
+    broken = (ValueError, IndexError, OverflowError, struct.error, zlib.error)  # as Prepared.read tells a person of
+    columns = {"label": "int16", "name": "category", "heldout": "bool"}
+    table = file_reader(folder / "a.parquet", lambda path: tables.read(path, columns))
+    return {
+        "npy": Parser(read_npy, NPY, ValueError, fast=True),
+        "settings": Parser(read_settings, SMALL_YAML, SettingsError),
+        "all settings": Parser(read_settings, [YAML_TEXT], SettingsError),
+        "override": Parser(read_override, OVERRIDES, SettingsError),
+        "name": Parser(read_name, [b"bee", b"The Eiffel Tower", b"a"], StageError, fast=True),
+        "review": Parser(review, [REVIEW], StageError),
+        "page": Parser(read_page, [PAGE], verify.VerifyError),
+        "record": Parser(read_record, [example()], broken, fast=True),
+        "retry-after": Parser(read_retry_after, DATES, (), fast=True),
+        "sheet": Parser(read_sheet, [picture(280, 560)], ValueError),
+        "array": Parser(file_reader(folder / "a.npy", tables.mapped), NPY, ValueError),
+        "table": Parser(table, [parquet()], ValueError),
+    }
+
+
+NAMES = (
+    "npy",
+    "settings",
+    "all settings",
+    "override",
+    "name",
+    "review",
+    "page",
+    "record",
+    "retry-after",
+    "sheet",
+    "array",
+    "table",
+)
+
+
+def fuzz(parser: Parser, cases: int) -> None:
+    """So many cases, in batches that hypothesis chooses: it hunts for the batch, and says which one fails."""
+    each = AT_ONCE if parser.fast else 10
+
+    @settings(max_examples=max(cases // each, 1), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(seed=st.integers(0, 2**64 - 1))
+    def batch(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(each):
+            attempt(parser, mutated(chance, parser.seeds))
+
+    batch()
+
+
+def test_every_parser_is_there(tmp_path: Path) -> None:
+    assert tuple(parsers(tmp_path)) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_reads_what_it_should_or_refuses_in_a_line(tmp_path: Path, name: str) -> None:
+    parser = parsers(tmp_path)[name]
+    for content in parser.seeds:
+        attempt(parser, content)
+    fuzz(parser, 1000 if parser.fast else 60)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", NAMES)
+def test_so_it_does_at_length(tmp_path: Path, name: str) -> None:
+    fuzz(parsers(tmp_path)[name], CASES)
+
+
+# --- Values of settings, rather than their text ---
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(NUMBERS[:-1])  # the last cannot be printed by hypothesis
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=5)
+    | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+def check(changes: dict[Any, Any]) -> None:
+    try:
+        found = params.check(FULL | changes, "params.yaml")
+    except SettingsError as error:
+        assert all(len(line) < 600 and line.isprintable() for line in str(error).splitlines())
+    else:
+        assert changes.keys() <= params.Params.model_fields.keys()
+        for key, bounds in {"num_resnet": (1, 20), "holdout": (0.01, 0.5), "seed": (0, 2**31 - 1)}.items():
+            assert bounds[0] <= getattr(found, key) <= bounds[1]
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(
+    st.dictionaries(st.sampled_from(list(FULL)) | st.integers() | st.text(max_size=5), VALUES, min_size=1, max_size=3)
+)
+def test_a_value_is_permitted_or_refused_in_a_line(changes: dict[Any, Any]) -> None:
+    check(changes)
+
+
+def any_value(chance: random.Random, depth: int = 0) -> Any:
+    """What YAML may make of a value."""
+    match chance.randrange(12 if depth < 3 else 8):
+        case 0:
+            return None
+        case 1:
+            return chance.random() < 0.5
+        case 2:
+            return chance.choice(NUMBERS)
+        case 3:
+            return chance.randrange(-5, 30)
+        case 4:
+            return chance.choice((math.nan, math.inf, -math.inf, 5e-324, 1e308, chance.uniform(-2, 2)))
+        case 5:
+            return chance.choice(
+                ("one_hot", "auto", "doodles", "mirror", "bfloat16", "none", "1e-3", "0x10", "", " 3 ")
+            )
+        case 6:
+            return "".join(chr(chance.randrange(0, 0x3000)) for _ in range(chance.randrange(12)))
+        case 7:
+            return chance.choice((b"x", "\ud800", "../x", "s3://b", "ftp://x", "\0", "a" * 5000))
+        case 8 | 9:
+            return [any_value(chance, depth + 1) for _ in range(chance.randrange(4))]
+        case 10:
+            return {any_value(chance, 8) if chance.random() < 0.2 else "a": any_value(chance, depth + 1)}
+        case _:
+            return chance.sample(["bee", "sun", "tree", "bycicle", "my dog", "/x"], 3)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(0)
+def test_values_at_length() -> None:
+    @settings(max_examples=max(CASES // AT_ONCE, 1), deadline=None, database=None)
+    @given(seed=st.integers(0, 2**64 - 1))
+    def batch(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(AT_ONCE):
+            keys = chance.choices([*FULL, "num_resnt", 7, None], k=chance.choice((1, 1, 2, 4)))
+            check({key: any_value(chance) for key in keys})
+
+    batch()

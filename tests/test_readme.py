@@ -1,0 +1,107 @@
+"""What README.md and CONTRIBUTING.md tell a person to type works, and what they point at is there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import __main__, run
+from stages import params
+from tests import stand_in
+from tests.settings import FULL, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PREFECT = (ROOT / "docs" / "prefect.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.partition(" # ")[0].strip()
+    for text in (README, CONTRIBUTING)
+    for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_there_are_commands() -> None:
+    assert {"make run", "make test", "dvc repro"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_one_that_works(command: str) -> None:
+    match shlex.split(command):
+        case ["make", *words]:
+            assert (
+                subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, check=False).returncode
+                == 0
+            )
+            ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+            assert re.search(rf"\b{words[0]}\b", ci), "executed by .ci/run"
+        case ["python", "-m", "pipeline", "serve", *words]:
+            __main__.parser().parse_args(["serve", *words])
+        case ["python", "-m", "pipeline", *words]:
+            arguments = __main__.parser().parse_args(words)
+            if words[0] != "run":
+                return
+            changes = run.profiles()[arguments.profile] if arguments.profile else {}
+            changes |= dict(map(run.override, arguments.set))
+            params.check(FULL | changes | {"mirror": arguments.mirror or params.DOODLES}, command)
+        case ["dvc", *_]:
+            pass  # executed below
+        case ["pip", "install", "-c", "constraints.txt", "-e", extra]:
+            name = extra.strip(".[]")  # a line of pyproject.toml's table of extras
+            assert re.search(rf"^{name} = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+        case _:
+            assert command in (". .venv/bin/activate", "git restore params.yaml")
+
+
+@pytest.mark.slow
+def test_the_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stages that take no time, with a Git identity, as a person would type them."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    stand_in.write(tmp_path)
+    for key in ("name", "email"):
+        stand_in.git(tmp_path, "config", f"user.{key}", "a@localhost")
+    for command in COMMANDS:
+        if any(f"pipeline {word}" in command for word in ("verify", "compare", "serve", "doctor")):
+            continue  # executed in tests/pipeline
+        if command.startswith(("python", "dvc", "git")):
+            done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    names = stand_in.git(tmp_path, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+    assert any(re.fullmatch(r"quick-[0-9a-f]{8}", name) for name in names), "as `dvc exp apply` is told"
+
+
+@pytest.mark.parametrize("text", [README, CONTRIBUTING])
+def test_what_is_linked_or_named_is_there(text: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    named = re.findall(r"`((?:stages|pipeline|tests|docs)/[\w./]*|\w+\.(?:yaml|txt|toml))`", text)
+    for path in [*links, *named]:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_profiles_are_all_described() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == run.profiles().keys()
+
+
+def test_what_the_page_on_prefect_links_or_names_is_there() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", PREFECT) if "://" not in link]
+    for path in links:
+        assert (ROOT / "docs" / path).exists(), path
+    for path in re.findall(r"`((?:pools|pipeline|docs)/[\w./]*)`", PREFECT):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_page_on_prefect_names_every_deployment_and_every_artifact() -> None:
+    deployments = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")["deployments"]
+    flows = (ROOT / "pipeline" / "flows.py").read_text(encoding="utf-8")
+    names = [deployment["name"] for deployment in deployments] + re.findall(r'key="(\w+)"', flows)
+    assert all(f"`{name}`" in PREFECT for name in names)
+
+
+@pytest.mark.parametrize("name", ["report.png", "run.png"])
+def test_the_pictures_are_small(name: str) -> None:
+    assert (ROOT / "docs" / name).stat().st_size < 150_000
