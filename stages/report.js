@@ -92,14 +92,21 @@ closer.addEventListener("keydown", (event) => {
   const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (move) step(move);
 });
-closer.addEventListener("close", () => {
+/* Not in the event "close": that one comes later, and would take the focus from a reader who has gone on. */
+function shut() {
+  closer.close();
   stopAt(looked);
   looked.focus();
+}
+
+closer.addEventListener("cancel", (event) => {
+  event.preventDefault();
+  shut();
 });
-closer.addEventListener("click", (event) => { if (event.target === closer) closer.close(); });
+closer.addEventListener("click", (event) => { if (event.target === closer) shut(); });
 by("closer-before").addEventListener("click", () => step(-1));
 by("closer-after").addEventListener("click", () => step(1));
-by("closer-close").addEventListener("click", () => closer.close());
+by("closer-close").addEventListener("click", shut);
 
 /* --- Blind review --- */
 
