@@ -24,17 +24,14 @@ import argparse
 import functools
 import json
 import os
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.training import Model, ask_device, peak_mib
+from tests.benchmarks.contest import PEAK, Model, ask_device, contend, contenders, in_turn
 
 MODELS = ("1,2,32,8", "2,3,64,160", "5,3,128,160")
 CONTENDERS = ("tfp forward", "forward", "sample")
@@ -51,17 +48,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--contend", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.contend:
-        contend(options.contend, Model.parse(options.model[0]))
+        compete(options.contend, Model.parse(options.model[0]))
         return
     device = ask_device()
     print(f"{device or 'CPU'}, {os.cpu_count()} cores\n")
     found: dict[str, Any] = {"device": device, "cores": os.cpu_count()}
     for text in options.model or MODELS:
-        model = Model.parse(text)
-        print(f"({model.num_resnet}, {model.num_hierarchies}, {model.num_filters}) × {model.batch}")
-        figures = run_in_turn(text, CONTENDERS, options.rounds)
+        print(Model.parse(text))
+        figures = compare(text, CONTENDERS, options.rounds)
         if text == MODELS[0]:
-            figures |= run_in_turn(text, ("tfp sample",), 1)
+            figures |= compare(text, ("tfp sample",), 1)
         report(figures)
         found[text] = figures
     KEPT.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +70,7 @@ def report(figures: Figures) -> None:
     for name, row in figures.items():
         all_passes = f"{PASSES * row['again_s']:>9,.0f} s" if name == "tfp forward" else ""
         times = f"{row['first_s']:>9.2f} s{row['again_s']:>9.2f} s{all_passes:>11}"
-        print(f"{name:14}{times}{row['peak_mib']:>8.0f} MiB")
+        print(f"{name:14}{times}{row[PEAK]:>8.0f} MiB")
     ours = figures["sample"]["again_s"]
     print(f"785 passes of TFP's network ÷ sample: {PASSES * figures['tfp forward']['again_s'] / ours:.0f}")
     if "tfp sample" in figures:
@@ -82,48 +78,22 @@ def report(figures: Figures) -> None:
     print(f"sample ÷ forward: {ours / figures['forward']['again_s']:.2f}\n", flush=True)
 
 
-def run_in_turn(model: str, contenders: tuple[str, ...], rounds: int) -> Figures:
+def compare(model: str, names: Sequence[str], rounds: int) -> Figures:
     """The figures of each contender."""
-    command = [sys.executable, "-m", "tests.benchmarks.sampling", "--model", model, "--contend"]
-    # A process that grabs all of a GPU's memory leaves none for the next.
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    start = functools.partial(
-        subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    processes = {name: start([*command, name]) for name in contenders}
-
-    def ask(name: str, what: str) -> float:
-        process = processes[name]
-        assert process.stdin and process.stdout
-        process.stdin.write(what + "\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
-
-    try:
-        figures = {name: {"first_s": ask(name, "run")} for name in contenders}
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(rounds):
-            for name in contenders:
-                times[name].append(ask(name, "run"))
-        for name in contenders:
-            figures[name] |= {"again_s": statistics.median(times[name]), "peak_mib": ask(name, "peak")}
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.communicate()
-    return figures
+    with contenders("tests.benchmarks.sampling", model, names) as ask:
+        first = {name: ask(name, "run") for name in names}
+        again = in_turn(ask, names, "run", rounds)
+        return {name: {"first_s": first[name], "again_s": again[name], PEAK: ask(name, PEAK)} for name in names}
 
 
-def contend(name: str, model: Model) -> None:
-    """One contender: a word on standard input is answered with a figure."""
+def compete(name: str, model: Model) -> None:
+    """One contender."""
     run = build(name, model)
-    for line in sys.stdin:
-        if line.strip() == "peak":
-            print(peak_mib(), flush=True)
-            continue
-        started = time.perf_counter()
+
+    def checked() -> None:
         assert np.isfinite(run()).all()
-        print(time.perf_counter() - started, flush=True)
+
+    contend({"run": checked})
 
 
 def build(name: str, model: Model) -> Callable[[], Any]:

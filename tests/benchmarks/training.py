@@ -20,55 +20,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from tests.benchmarks.contest import PEAK, Model, ask_device, contend, contenders, in_turn
 
 MODELS = ("2,3,64,32", "5,3,128,8")
 CONTENDERS = ("tfp", "float32", "bfloat16")
 WITH_GPU = ("tfp", "tfp+tf32", "float32", "float32+tf32", "float32+deterministic", "bfloat16")
-CLASSES, LOGISTICS = 20, 5
 
 Step = Callable[[], float]
-
-
-class Model(NamedTuple):
-    """The size of a network and of its batch."""
-
-    num_resnet: int
-    num_hierarchies: int
-    num_filters: int
-    batch: int
-
-    @classmethod
-    def parse(cls, text: str) -> Model:
-        return cls(*map(int, text.split(",")))
-
-    def arguments(self) -> dict[str, Any]:
-        """Of both constructors."""
-        return {
-            "image_shape": (28, 28, 1),
-            "conditional_shape": (CLASSES,),
-            "num_resnet": self.num_resnet,
-            "num_hierarchies": self.num_hierarchies,
-            "num_filters": self.num_filters,
-            "num_logistic_mix": LOGISTICS,
-        }
-
-    def data(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Drawings, as blank as real ones are, and their classes."""
-        random = np.random.default_rng(0)
-        shape = (self.batch, 28, 28, 1)
-        ink = random.random(shape) < 0.2
-        labels = random.integers(0, CLASSES, self.batch)
-        return (ink * random.integers(0, 256, shape)).astype(np.float32), np.eye(CLASSES, dtype=np.float32)[labels]
 
 
 def main(arguments: list[str]) -> None:
@@ -79,97 +43,45 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--contend", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.contend:
-        contend(options.contend, Model.parse(options.model[0]))
+        compete(options.contend, Model.parse(options.model[0]))
         return
     device = ask_device()
     print(f"{device or 'CPU'}, {os.cpu_count()} cores\n")
-    contenders = options.contenders or (WITH_GPU if device else CONTENDERS)
+    names = options.contenders or (WITH_GPU if device else CONTENDERS)
     found: dict[str, Any] = {"device": device, "cores": os.cpu_count()}
     for text in options.model or MODELS:
-        model = Model.parse(text)
-        print(f"({model.num_resnet}, {model.num_hierarchies}, {model.num_filters}) × {model.batch}")
+        print(Model.parse(text))
         print(f"{'':14}{'build':>9}{'first':>9}{'step':>9}{'peak':>12}{'step of tfp ÷ this':>22}")
-        figures = compare(text, contenders, options.steps)
+        figures = compare(text, names, options.steps)
         for name, row in figures.items():
             ratio = f"{figures['tfp']['step_s'] / row['step_s']:.2f}" if "tfp" in figures else ""
             times = f"{row['build_s']:>7.1f} s{row['first_s']:>7.1f} s{row['step_s']:>7.3f} s"
-            print(f"{name:14}{times}{row['peak_mib']:>8.0f} MiB{ratio:>22}", flush=True)
+            print(f"{name:14}{times}{row[PEAK]:>8.0f} MiB{ratio:>22}", flush=True)
         print()
         found[text] = figures
     print(json.dumps(found))
 
 
-def ask_device() -> str:
-    """The GPU's name, or nothing. By a process that ends: one that sees a GPU takes its memory."""
-    code = (
-        "import tensorflow as tf\n"
-        "for gpu in tf.config.list_physical_devices('GPU')[:1]:\n"
-        "    print(tf.config.experimental.get_device_details(gpu).get('device_name', 'GPU'))"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+def compare(model: str, names: Sequence[str], steps: int) -> dict[str, dict[str, float]]:
+    """The figures of each contender."""
+    with contenders("tests.benchmarks.training", model, names) as ask:
+        figures = {name: {what: ask(name, what) for what in ("build_s", "first_s")} for name in names}
+        medians = in_turn(ask, names, "step_s", steps)
+        return {name: figures[name] | {"step_s": medians[name], PEAK: ask(name, PEAK)} for name in names}
 
 
-def compare(model: str, contenders: list[str] | tuple[str, ...], steps: int) -> dict[str, dict[str, float]]:
-    """The figures of each contender, which take their steps in turn."""
-    command = [sys.executable, "-m", "tests.benchmarks.training", "--model", model, "--contend"]
-    # A process that grabs all of a GPU's memory leaves none for the next.
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    processes = {
-        name: subprocess.Popen(
-            [*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        for name in contenders
-    }
-    try:
-
-        def ask(name: str, what: str) -> float:
-            process = processes[name]
-            assert process.stdin and process.stdout
-            process.stdin.write(what + "\n")
-            process.stdin.flush()
-            return float(process.stdout.readline())
-
-        figures = {name: {what: ask(name, what) for what in ("build_s", "first_s")} for name in contenders}
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(steps):
-            for name in contenders:
-                times[name].append(ask(name, "step_s"))
-        for name in contenders:
-            figures[name] |= {"step_s": statistics.median(times[name]), "peak_mib": ask(name, "peak_mib")}
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-    return figures
-
-
-def contend(name: str, model: Model) -> None:
-    """One contender: a word on standard input is answered with a figure."""
+def compete(name: str, model: Model) -> None:
+    """One contender."""
     import tensorflow_probability  # noqa: F401 (to import it is none of what is measured)
 
     from stages.pixelcnn import training  # noqa: F401
 
-    step: Step | None = None
-    for line in sys.stdin:
-        started = time.perf_counter()
-        match line.strip():
-            case "build_s":
-                step = build(name, model)
-            case "peak_mib":
-                print(peak_mib(), flush=True)
-                continue
-            case _:
-                assert step is not None
-                assert np.isfinite(step())
-        print(time.perf_counter() - started, flush=True)
+    steps: list[Step] = []
 
+    def step() -> None:
+        assert np.isfinite(steps[0]())
 
-def peak_mib() -> float:
-    import tensorflow as tf
-
-    if tf.config.list_physical_devices("GPU"):
-        return float(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    contend({"build_s": lambda: steps.append(build(name, model)), "first_s": step, "step_s": step})
 
 
 def build(name: str, model: Model) -> Step:
