@@ -294,31 +294,14 @@ def _convolve(x: tf.Tensor, kernel: tf.Tensor, above: int, left: int, right: int
             # leaves the padding out and runs a third faster on a CPU than the transposed convolution.
             flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
             behind = tf.pad(upstream, [[0, 0], [0, above], [right, left], [0, 0]])
-            for_input = tf.nn.conv2d(behind, flipped, strides=1, padding="VALID")
-            if tf.config.get_visible_devices("GPU"):
-                return for_input, tf.raw_ops.Conv2DBackpropFilter(
-                    input=padded, filter_sizes=kernel.shape, out_backprop=upstream, strides=[1] * 4, padding="VALID"
-                )
-            # The kernel's gradient is one matrix product: the input against the upstream shifted to every tap. With the
-            # few channels of this network it takes a CPU two thirds of the time of the operation made for it.
-            height, width = tf.shape(x)[1], tf.shape(x)[2]
-            shifted = [
-                behind[:, above - row : above - row + height, left + right - column : left + right - column + width]
-                for row in range(kernel.shape[0])
-                for column in range(kernel.shape[1])
-            ]
-            product = tf.matmul(_rows(x), _rows(tf.concat(shifted, axis=-1)), transpose_a=True)
-            taps = tf.reshape(product, [kernel.shape[2], kernel.shape[0], kernel.shape[1], kernel.shape[3]])
-            return for_input, tf.transpose(taps, [1, 2, 0, 3])
+            for_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                input=padded, filter_sizes=kernel.shape, out_backprop=upstream, strides=[1] * 4, padding="VALID"
+            )
+            return tf.nn.conv2d(behind, flipped, strides=1, padding="VALID"), for_kernel
 
         return tf.nn.conv2d(padded, kernel, strides=1, padding="VALID"), gradient
 
     return convolve(x, kernel)
-
-
-def _rows(x: tf.Tensor) -> tf.Tensor:
-    """(batch, height, width, channels) as a matrix, a row a pixel."""
-    return tf.reshape(x, [-1, x.shape[-1]])
 
 
 def _operations(config: Config) -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]:
