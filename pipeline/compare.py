@@ -7,20 +7,18 @@ the others generated.
 
 from __future__ import annotations
 
-import base64
 import csv
-import hashlib
 import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import dvc
-from stages import params
+from stages import pages, params
 from stages.errors import one_line
 
 PAGE = Path("reports/compare.html")
@@ -29,6 +27,14 @@ SHEETS = "reports/classes"
 SIDE, SCALE = 28, 10  # a sheet shows a drawing's pixels so many times as large
 SHOWN = 8
 MOST_PIXELS = 50_000_000  # of a sheet, which has 1.3 million; a picture may claim far more than it has bytes
+
+# The settings that must agree for figures to be held against each other: those that say which real drawings are held
+# out, of what the judge says also the judge's own, and of what depends on the size of the sets also that.
+DRAWINGS = ("mirror", "source", "num_drawings", "holdout", "classes")
+JUDGE = ("judge_steps", "judge_seed")
+SIZE = ("eval_samples_per_class",)
+OF_SIZE = frozenset({"frechet_distance", "precision", "recall", "density", "coverage", "told_apart"})
+BY_JUDGE = OF_SIZE | {"fidelity", "informedness", "kernel_distance"}
 
 
 class Figure(NamedTuple):
@@ -143,16 +149,11 @@ def drawings(sheet: bytes) -> tuple[list[str], list[str]]:
         raise ValueError(f"a sheet of {pixels.shape} pixels")
     rows = pixels.reshape(pixels.shape[0] // SIDE, SIDE, -1, SIDE).swapaxes(1, 2)
 
-    def address(drawing: Any) -> str:
-        png = io.BytesIO()
-        Image.fromarray(drawing).save(png, "PNG", optimize=True)
-        return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
-
     real, generated = list(rows[0]), [drawing for row in rows[1:] for drawing in row][:SHOWN]
     # There may be fewer real drawings than generated ones: the places left are black.
     while len(real) > 1 and not real[-1].any():
         real.pop()
-    return [address(drawing) for drawing in real], [address(drawing) for drawing in generated]
+    return [pages.data_uri(drawing) for drawing in real], [pages.data_uri(drawing) for drawing in generated]
 
 
 # --- The page ---
@@ -165,27 +166,24 @@ def differing(experiments: Sequence[Experiment]) -> dict[str, list[str]]:
     for key in keys:
         values = [experiment.settings.get(key) for experiment in experiments]
         if any(value != values[0] for value in values):
-            found[key] = [as_written(value) for value in values]
+            found[key] = [pages.as_written(value) for value in values]
     return found
 
 
-def as_written(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def apart(measure: str, differing: Collection[str]) -> list[str]:
+    """The settings that differ and keep the figures of a measure from being held against each other."""
+    needed = DRAWINGS + JUDGE * (measure in BY_JUDGE) + SIZE * (measure in OF_SIZE)
+    return [key for key in needed if key in differing]
 
 
-def best(figures: Sequence[Figure | None], better: str | None) -> set[int]:
+def best(measure: str, figures: Sequence[Figure | None], better: str | None) -> set[int]:
     """The places of the best of some figures; none where all are equal or it is not known which way is better."""
-
-    def cost(found: Figure) -> float:
-        return {"less": found.value, "more": -found.value}.get(better or "", abs(found.value - found.reference))
-
     if better is None:
         return set()
-    costs = {place: cost(found) for place, found in enumerate(figures) if found and not math.isnan(cost(found))}
+    costs = {
+        place: pages.cost(measure, better, found.value, found.reference) for place, found in enumerate(figures) if found
+    }
+    costs = {place: value for place, value in costs.items() if not math.isnan(value)}
     least = {place for place, value in costs.items() if value <= min(costs.values())}
     return least if len(least) < len(costs) else set()
 
@@ -196,30 +194,29 @@ def figure(value: float) -> str:
 
 def page(experiments: Sequence[Experiment]) -> str:
     """The page as HTML, which asks for nothing else."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     here = Path(__file__).parent
     style = (here / "compare.css").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = pages.environment(here)
     environment.filters |= {"figure": figure, "words": lambda key: key.replace("_", " ")}
+    settings = differing(experiments)
     measures = dict.fromkeys(key for experiment in experiments for key in experiment.figures)
     better = {key: way for experiment in experiments for key, way in experiment.better.items()}
     rows = []
     for key in measures:
         values = [experiment.figures.get(key) for experiment in experiments]
-        rows.append((key, better.get(key), values, best(values, better.get(key))))
+        between = apart(key, settings)
+        rows.append((key, better.get(key), values, set() if between else best(key, values, better.get(key)), between))
     labels = dict.fromkeys(label for experiment in experiments for label in experiment.classes)
     return environment.get_template("compare.html").render(
         experiments=experiments,
-        settings=differing(experiments),
+        settings=settings,
         measures=rows,
         classes=[
             (label, [experiment.classes.get(label) for experiment in experiments])
             for label in sorted(labels, key=lambda label: (len(label), label))
         ],
         style=Markup(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
+        style_hash=pages.policy_hash(style),
     )

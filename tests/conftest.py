@@ -1,14 +1,22 @@
 """What every test shares: the markers that skip by themselves, and where real drawings are found."""
 
+from __future__ import annotations
+
 import functools
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stages import params
 from tests.settings import FULL, ROOT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +51,45 @@ def chromium() -> str | None:
     with sync_playwright() as playwright:
         path = playwright.chromium.executable_path
     return path if Path(path).exists() else None
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=[*quiet, "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, path: Path) -> Iterator[Page]:
+    """The page in a window of its own; at the end nothing has gone wrong, and nothing else has been asked for."""
+    with browser.new_page() as page:
+        wrong: list[str] = []
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", lambda request: wrong.append(request.url))
+        page.goto(path.as_uri())
+        yield page
+        page.title()  # what the page has said before it answers has been heard
+        assert {what for what in wrong if not what.startswith(("data:", "blob:"))} == {path.as_uri()}
+
+
+def refused(browser: Browser, html: str, folder: Path) -> str:
+    """What the policy of a page says of a script and a picture that are put into it, neither of which does anything."""
+    injected = folder / "injected.html"
+    script = "<script>document.title = 'injected'</script><img src=x onerror=\"document.title = 'injected'\">"
+    injected.write_text(html.replace("</body>", f"{script}</body>"), encoding="utf-8")
+    with browser.new_page() as page:
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(injected.as_uri())
+        assert page.title() not in ("", "injected")
+    return "\n".join(said)
 
 
 @pytest.fixture(scope="session")

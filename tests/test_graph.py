@@ -139,7 +139,8 @@ def test_arrows_between_the_packages() -> None:
         assert not tops & {"dvc", "prefect", "pipeline", "tests"}, path
     for path in (ROOT / "pipeline").rglob("*.py"):
         of_stages = {module for module in modules_imported(path) if module.startswith("stages.")}
-        assert all(module.startswith(("stages.params", "stages.errors", "stages.files")) for module in of_stages), path
+        shared = ("stages.params", "stages.errors", "stages.files", "stages.pages")
+        assert all(module.startswith(shared) for module in of_stages), path
         if path.name != "dvc.py":
             assert "dvc" not in {module.partition(".")[0] for module in modules_imported(path)}, path
     for folder in ("measures", "pixelcnn", "quickdraw"):

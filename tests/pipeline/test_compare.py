@@ -18,12 +18,15 @@ from pipeline import compare as module
 from pipeline.__main__ import main
 from pipeline.compare import Drawn, Experiment, Figure
 from pipeline.dvc import DvcError, Snapshot
+from stages.measures import catalogue
+from stages.measures.catalogue import MEASURES
+from stages.params import Params
 from tests import stand_in
-from tests.conftest import chromium
+from tests.conftest import opened, refused
 from tests.settings import ROOT
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -71,12 +74,49 @@ def test_of_many_generated_drawings_the_first_eight_are_shown() -> None:
     ],
 )
 def test_the_best_is_marked(better: str | None, values: list[float | None], expected: set[int]) -> None:
-    assert module.best([None if value is None else Figure(value) for value in values], better) == expected
+    assert module.best("", [None if value is None else Figure(value) for value in values], better) == expected
 
 
 def test_the_nearest_to_its_reference_is_the_best_of_what_should_be_alike() -> None:
     found = [Figure(0.2, reference=0.25), Figure(0.26, reference=0.25), Figure(0.5, reference=0.5)]
-    assert module.best(found, "alike") == {2}
+    assert module.best("ink", found, "alike") == {2}
+
+
+@pytest.mark.parametrize(
+    ("measure", "values", "expected"),
+    [
+        ("told_apart", [0.43, 0.5], set()),
+        ("told_apart", [0.43, 0.5, 0.6], {0, 1}),
+        ("told_apart", [0.7, 0.6], {1}),
+        ("kernel_distance", [-0.02, 0.0], set()),
+        ("kernel_distance", [0.1, -0.02, 0.0], {1, 2}),
+    ],
+)
+def test_nothing_is_better_than_perfect(measure: str, values: list[float], expected: set[int]) -> None:
+    assert module.best(measure, [Figure(value) for value in values], "less") == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "unmarked"),
+    [
+        ("mirror", {"heldout_bits_per_dim", "ink", "fidelity", "kernel_distance", "frechet_distance"}),
+        ("classes", {"heldout_bits_per_dim", "ink", "fidelity", "kernel_distance", "frechet_distance"}),
+        ("judge_seed", {"fidelity", "kernel_distance", "frechet_distance"}),
+        ("judge_steps", {"fidelity", "kernel_distance", "frechet_distance"}),
+        ("eval_samples_per_class", {"frechet_distance"}),
+        ("num_resnet", set()),
+    ],
+)
+def test_what_is_measured_with_another_yardstick_is_not_held_against_it(setting: str, unmarked: set[str]) -> None:
+    measures = ("heldout_bits_per_dim", "ink", "fidelity", "kernel_distance", "frechet_distance")
+    assert {measure for measure in measures if module.apart(measure, {setting}) == [setting]} == unmarked
+
+
+def test_the_measures_by_a_judge_are_those_that_its_word_or_two_halves_are_the_reference_of() -> None:
+    by_judge = {key for key, measure in MEASURES.items() if measure.reference in (catalogue.JUDGE, catalogue.HALVES)}
+    assert by_judge == module.BY_JUDGE
+    assert module.OF_SIZE < module.BY_JUDGE
+    assert {*module.DRAWINGS, *module.JUDGE, *module.SIZE} <= Params.model_fields.keys()
 
 
 def test_only_settings_that_differ_are_listed() -> None:
@@ -100,31 +140,30 @@ def test_a_run_from_before_there_was_a_table_has_bare_figures() -> None:
     assert module.in_all(Old()) == ({"heldout_bits_per_dim": Figure(1.5)}, {})
 
 
-def experiment(name: str, seed: int, fidelity: float) -> Experiment:
+def experiment(name: str, seed: int, fidelity: float, **settings: Any) -> Experiment:
     figures = {"fidelity": Figure(fidelity, fidelity - 0.1, fidelity + 0.1), "ink": Figure(0.2, reference=0.2)}
     real, generated = module.drawings(sheet(8, 2, seed)[1])
     classes = {"26": Drawn("bee", real, generated, figures)} | (
         {"345": Drawn(HOSTILE, real, generated, {})} if seed else {}
     )
-    return Experiment(name, {"seed": seed}, figures, {"fidelity": "more", "ink": "alike"}, classes)
+    return Experiment(name, {"seed": seed} | settings, figures, {"fidelity": "more", "ink": "alike"}, classes)
+
+
+def test_figures_of_different_judges_are_not_marked(tmp_path: Path) -> None:
+    page = module.page([experiment("a", 0, 0.5, judge_seed=0), experiment("b", 0, 0.75, judge_seed=1)])
+    assert "<b>best</b>" not in page
+    assert page.count("not to be held against each other: judge_seed differs") == 1, "and ink can be"
+    page = module.page([experiment("a", 0, 0.5, judge_seed=0), experiment("b", 1, 0.75, judge_seed=0)])
+    assert page.count("<b>best</b>") == 1
+    assert "not to be held" not in page
 
 
 @pytest.mark.browser
-def test_the_page_in_a_browser(tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
+def test_the_page_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
     path = tmp_path / "compare.html"
     path.write_text(module.page([experiment("first", 0, 0.5), experiment(HOSTILE, 1, 0.75)]), encoding="utf-8")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        page: Page = browser.new_page(viewport={"width": 390, "height": 800})
-        wrong: list[str] = []
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda request: wrong.append(request.url))
-        page.goto(path.as_uri())
-        assert [one for one in wrong if not one.startswith("data:")] == [path.as_uri()]
+    with opened(browser, path) as page:
+        page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == 390, "tables scroll, the page does not"
         assert page.locator(".best").all_inner_texts() == ["0.750 best\n0.650 to 0.850"]
         assert page.get_by_role("row", name="seed").get_by_role("cell").all_inner_texts() == ["0", "1"]
@@ -134,7 +173,13 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         images = page.locator("img")
         assert images.count() == 8 * (1 + 2) + 8 * (1 + 1)
         assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth === 28)")
-        browser.close()
+
+
+@pytest.mark.browser
+def test_the_policy_refuses_an_injected_script(browser: "Browser", tmp_path: Path) -> None:
+    said = refused(browser, module.page([experiment("first", 0, 0.5), experiment(HOSTILE, 1, 0.75)]), tmp_path)
+    assert "script" in said
+    assert "img-src" in said
 
 
 # A stage that takes no time, and leaves what the report and evaluate leave.
