@@ -110,8 +110,8 @@ by("closer-close").addEventListener("click", shut);
 
 /* --- Blind review --- */
 
-const { samples, questions } = JSON.parse(by("blind").textContent);
-const store = `review-${samples}`;
+const { hash, questions } = JSON.parse(by("blind").textContent);
+const store = `review-${hash}`;
 const review = { mode: "pairs", reviewer: "", answers: [] };
 let started = false;
 
@@ -211,11 +211,11 @@ by("review-again").addEventListener("click", () => {
   by("review-start").focus();
 });
 by("review-save").addEventListener("click", () => {
-  const saved = { samples, mode: review.mode, reviewer: review.reviewer, answers: review.answers.map((said, place) => [place, said]) };
+  const saved = { questions: hash, mode: review.mode, reviewer: review.reviewer, answers: review.answers.map((said, place) => [place, said]) };
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(saved, null, 1) + "\n"], { type: "application/json" }));
   const who = review.reviewer.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").toLowerCase();
-  link.download = `${samples.slice(0, 8)}-${review.mode}${who ? `-${who}` : ""}.json`;
+  link.download = `${hash.slice(0, 8)}-${review.mode}${who ? `-${who}` : ""}.json`;
   link.click();
   URL.revokeObjectURL(link.href);
 });

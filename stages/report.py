@@ -10,10 +10,8 @@ command  python -m stages.report
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
-import io
 import json
 import math
 import re
@@ -26,10 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stages import charts, command, files, reviews, tables
+from stages import charts, command, files, pages, reviews, tables
 from stages.charts import Loss
 from stages.errors import StageError
-from stages.measures.catalogue import ALIKE, MEASURES, SHARES
+from stages.measures.catalogue import MEASURES, SHARES
 from stages.params import DOODLES, Params
 
 if TYPE_CHECKING:
@@ -134,6 +132,7 @@ class Report:
     hashes: list[tuple[str, str, str]]  # what, file, SHA-256
     made_with: dict[str, str]
     asked: list[Asked]
+    asked_hash: str
     reviews: list[reviews.Review]
     other_reviews: int
 
@@ -267,6 +266,14 @@ def choose_real(drawings: pd.DataFrame, label: int, number: int) -> pd.DataFrame
     return of_class.sort_values(["heldout", "position"], ascending=[False, True])[:number]
 
 
+def hash_of_asked(samples: str, asked: Sequence[Asked]) -> str:
+    """What a blind review is known by: the SHA-256 of that of the samples, of the questions and of what they show."""
+    digest = hashlib.sha256(samples.encode())
+    for one in asked:
+        digest.update(json.dumps([one.name, *one.question]).encode() + one.real.tobytes() + one.generated.tobytes())
+    return digest.hexdigest()
+
+
 def hashes() -> list[tuple[str, str, str]]:
     """What the page was made from: in words, its file, and the SHA-256 of its bytes."""
     found = []
@@ -350,7 +357,8 @@ def read(settings: Params) -> Report:
     with _reading(MADE_WITH):
         made_with = {str(key): str(value) for key, value in made_with.items()}
     found = hashes()
-    reviewed, others = reviews.read(next(digest for _, path, digest in found if path == SAMPLES.as_posix()), questions)
+    asked_hash = hash_of_asked(next(digest for _, path, digest in found if path == SAMPLES.as_posix()), asked)
+    reviewed, others = reviews.read(asked_hash, questions)
     return Report(
         settings,
         classes,
@@ -362,6 +370,7 @@ def read(settings: Params) -> Report:
         found,
         made_with,
         asked,
+        asked_hash,
         reviewed,
         others,
     )
@@ -400,28 +409,12 @@ def write_sheets(classes: Sequence[ClassReport], folder: Path) -> None:
 # --- The page ---
 
 
-def data_uri(drawing: Images) -> str:
-    """A picture, (height, width) or (height, width, channels), as the address of a PNG that holds itself."""
-    from PIL import Image
-
-    png = io.BytesIO()
-    Image.fromarray(drawing).save(png, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
-
-
 def in_words(text: str) -> Markup:
     """A setting's description as HTML: what stands between `backticks` is code."""
     from markupsafe import Markup, escape
 
     parts = text.split("`")
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
-
-
-def as_written(value: object) -> str:
-    """A setting's value the way that params.yaml writes it, a list in one line."""
-    if isinstance(value, tuple):
-        return ", ".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def figure(value: float, measure: str) -> str:
@@ -442,9 +435,7 @@ def interval(found: Figure, measure: str) -> str:
 
 def best_first(found: Figure, measure: str) -> float:
     """A number to sort by: the lower the better, what could not be measured last."""
-    value = {"less": found.value, "more": -found.value, ALIKE: abs(found.value - found.reference)}[
-        MEASURES[measure].better
-    ]
+    value = pages.cost(measure, MEASURES[measure].better, found.value, found.reference)
     return 1e9 if math.isnan(value) else round(value, 6)
 
 
@@ -469,10 +460,9 @@ def often_named(shares: npt.NDArray[np.float64], names: Sequence[str], number: i
 
 def blind(report: Report) -> dict[str, Any]:
     """What the page's review by the reader needs."""
-    samples = next(digest for _, path, digest in report.hashes if path == SAMPLES.as_posix())
     questions = []
     for asked in report.asked:
-        pair = [data_uri(asked.generated), data_uri(asked.real)]
+        pair = [pages.data_uri(asked.generated), pages.data_uri(asked.real)]
         questions.append(
             {
                 "name": asked.name,
@@ -481,7 +471,7 @@ def blind(report: Report) -> dict[str, Any]:
                 "single": asked.question.single,
             }
         )
-    return {"samples": samples, "questions": questions}
+    return {"hash": report.asked_hash, "questions": questions}
 
 
 def provenance(report: Report) -> dict[str, Any]:
@@ -494,20 +484,17 @@ def provenance(report: Report) -> dict[str, Any]:
 
 def page(report: Report) -> str:
     """The page as HTML. Its style and its script are admitted by their hashes, images only from the page itself."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     here = Path(__file__).parent
     style = (here / "report.css").read_text(encoding="utf-8")
     script = (here / "report.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = pages.environment(here)
     environment.filters |= {
-        "as_written": as_written,
+        "as_written": pages.as_written,
         "best_first": best_first,
         "bits": "{:.3f}".format,
-        "data_uri": data_uri,
+        "data_uri": pages.data_uri,
         "figure": figure,
         "frames": frames,
         "in_words": in_words,
@@ -534,15 +521,10 @@ def page(report: Report) -> str:
         blind=blind(report),
         provenance=provenance(report),
         style=Markup(style),
-        style_hash=_policy_hash(style),
+        style_hash=pages.policy_hash(style),
         script=Markup(script),
-        script_hash=_policy_hash(script),
+        script_hash=pages.policy_hash(script),
     )
-
-
-def _policy_hash(text: str) -> str:
-    """How a content-security policy names a style or a script."""
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 if __name__ == "__main__":

@@ -78,15 +78,22 @@ def questions(real: Sequence[int], generated: Sequence[int], shown: int, seed: i
     return [Question(*pairs[i], *map(bool, coin)) for i, coin in zip(order, coins, strict=True)]
 
 
-def read(samples: str, asked: Sequence[Question], folder: Path = FOLDER) -> tuple[list[Review], int]:
-    """The reviews of these samples, by their SHA-256, and how many files are of other ones.
+def paths(folder: Path = FOLDER) -> list[Path]:
+    """The files of answers."""
+    return sorted(folder.glob("*.json"))
+
+
+def read(asked_hash: str, asked: Sequence[Question], folder: Path = FOLDER) -> tuple[list[Review], int]:
+    """The reviews of these questions, by the hash of what is asked and shown, and how many files are of other ones.
 
     Raises:
       StageError: a file is no review.
     """
     reviews, others = [], 0
-    for path in sorted(folder.glob("*.json")):
+    for path in paths(folder):
         try:
+            if not path.name.isprintable():  # the page names it
+                raise ValueError("its name cannot be printed")
             if not path.is_file():  # a pipe would never answer, and some devices never end
                 raise ValueError("it is not a file")
             with path.open("rb") as file:
@@ -94,14 +101,14 @@ def read(samples: str, asked: Sequence[Question], folder: Path = FOLDER) -> tupl
             if len(content) > LONGEST:
                 raise ValueError(f"it has more than {LONGEST:,} bytes")
             said: Any = json.loads(content.decode("utf-8"))
-            if said["samples"] != samples:
+            reviewer = str(said["reviewer"])[:80].encode("utf-8", "replace").decode("utf-8")  # half a character is none
+            if said.get("questions", "") != asked_hash:  # the first files named their samples alone
                 others += 1
                 continue
-            reviewer = str(said["reviewer"])[:80].encode("utf-8", "replace").decode("utf-8")  # half a character is none
             reviews.append(Review(reviewer, said["mode"], _score(said, asked)))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error, 200)
-            raise StageError(f"{path} is no review ({reason}): take it out of {folder}") from None
+            raise StageError(f"{one_line(path, 200)} is no review ({reason}): take it out of {folder}") from None
     return reviews, others
 
 

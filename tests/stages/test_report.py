@@ -10,8 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,20 +22,23 @@ import pytest
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file, save_file
 
-from stages import charts, command, reviews
+from stages import charts, command, pages, reviews
 from stages import report as stage
 from stages.errors import StageError
 from stages.measures.catalogue import MEASURES
 from stages.params import Params
-from tests.conftest import chromium
+from tests.conftest import opened, refused
 from tests.settings import ROOT, write
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
-HOSTILE = '"><img src=x onerror=alert(1)><script>alert(1)'
-NAMES = ("sea turtle", "The Eiffel Tower", HOSTILE)
-LABELS = {"sea turtle": 255, "The Eiffel Tower": 309, HOSTILE: 345}
+HOSTILE = (
+    '"><img src=x onerror=alert(1)><script>alert(1)'  # which the settings refuse; the page escapes it all the same
+)
+ODD = "'salt' &amp; pepper"
+NAMES = ("sea turtle", "The Eiffel Tower", ODD)
+LABELS = {"sea turtle": 255, "The Eiffel Tower": 309, ODD: 345}
 
 
 def strokes(number: int, seed: int) -> stage.Images:
@@ -212,8 +214,8 @@ def test_real_drawings_are_the_first_held_out_ones_and_then_those_trained_on() -
 
 def test_a_sheet_a_class_under_a_name_that_is_safe_everywhere(finished: Path) -> None:
     names = {path.name for path in (finished / "reports/classes").iterdir()}
-    hostile = "345____img_src_x_onerror_alert_1___script_alert_1_.png"
-    assert names == {"255_sea_turtle.png", "309_The_Eiffel_Tower.png", hostile}
+    assert names == {"255_sea_turtle.png", "309_The_Eiffel_Tower.png", "345__salt___amp__pepper.png"}
+    assert stage.sheet_name(345, HOSTILE) == "345____img_src_x_onerror_alert_1___script_alert_1_.png"
 
 
 def test_a_sheet_lays_eight_held_out_drawings_over_eight_samples(finished: Path) -> None:
@@ -312,6 +314,17 @@ def test_a_drawing_in_progress_is_a_part_of_the_finished_one() -> None:
         assert np.array_equal(frame[..., 0], np.where(part, drawing, 0))
 
 
+def test_what_is_better_than_perfect_is_sorted_as_perfect() -> None:
+    def cost(measure: str, value: float, reference: float = 0) -> float:
+        return stage.best_first(stage.Figure(value, np.nan, np.nan, reference), measure)
+
+    assert cost("told_apart", 0.43) == cost("told_apart", 0.5) < cost("told_apart", 0.6)
+    assert cost("kernel_distance", -0.02) == cost("kernel_distance", 0) < cost("kernel_distance", 0.1)
+    assert cost("fidelity", 0.9) < cost("fidelity", 0.2) < cost("fidelity", np.nan)
+    assert cost("ink", 0.2, 0.25) < cost("ink", 0.35, 0.25)
+    assert pages.PERFECT.keys() <= MEASURES.keys()
+
+
 def test_the_page_names_its_files_and_settings_for_a_program(finished: Path, settings: Params) -> None:
     block = html(finished).partition('id="provenance">')[2].partition("</script>")[0]
     found = json.loads(block)
@@ -334,8 +347,18 @@ def test_the_page_shows_settings_and_hashes(finished: Path) -> None:
         assert f"{path} {hashlib.sha256((finished / path).read_bytes()).hexdigest()}" in text
 
 
-def test_a_hostile_name_is_text(finished: Path) -> None:
-    page = Elements(html(finished))
+@pytest.fixture
+def hostile(settings: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the page of a class whose name is markup."""
+    monkeypatch.chdir(tmp_path)
+    settings = settings.model_copy(update={"classes": (HOSTILE,)})
+    write_inputs(tmp_path, settings, {HOSTILE: 345}, lambda _, number: strokes(number, 0))
+    stage.main(settings)
+    return tmp_path
+
+
+def test_a_hostile_name_is_text(hostile: Path) -> None:
+    page = Elements(html(hostile))
     assert HOSTILE in page.text
     assert not page.all("onerror")
     assert "x" not in page.all("src")
@@ -388,6 +411,61 @@ def test_a_run_too_small_to_be_measured_has_a_page(inputs: Path, settings: Param
             file.write(f"kernel_distance,{label},,,,,,less\n")
     stage.main(settings)
     assert "2.000 bits per dimension" in " ".join(Elements(html(inputs)).text.split())
+
+
+def test_twenty_classes_of_eight_drawings_make_a_small_page(
+    full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of noise, which takes more bytes than any drawing."""
+    monkeypatch.chdir(tmp_path)
+    settings = full_run.model_copy(update={"mirror": "drawings of my own"})
+    assert (len(settings.classes), settings.samples_per_class) == (20, 8)
+    labels = {name: label for label, name in enumerate(settings.classes)}
+    noise = np.random.default_rng(0).integers(0, 256, (140, 28, 28, 1), np.uint8)
+    write_inputs(tmp_path, settings, labels, lambda _, number: noise[:number])
+    stage.main(settings)
+    assert stage.PAGE.stat().st_size < 8_000_000
+
+
+# --- The reviews ---
+
+
+def asked(name: str = "bee", ink: int = 0, left: bool = True) -> stage.Asked:
+    drawings = np.full((2, 28, 28), ink, np.uint8)
+    return stage.Asked(reviews.Question(0, 1, 2, left, False), name, *drawings)
+
+
+def test_a_review_is_known_by_its_questions_and_what_they_show() -> None:
+    known = stage.hash_of_asked("ab", [asked(), asked()])
+    assert known == stage.hash_of_asked("ab", [asked(), asked()])
+    others = [
+        ("cd", [asked(), asked()]),
+        ("ab", [asked()]),
+        ("ab", [asked(), asked(left=False)]),
+        ("ab", [asked(), asked(name="cat")]),
+        ("ab", [asked(), asked(ink=1)]),
+    ]
+    assert known not in [stage.hash_of_asked(*other) for other in others]
+
+
+@pytest.mark.parametrize("change", ["samples_per_class", "seed", "held-out drawings"])
+def test_answers_to_other_questions_are_not_scored(
+    change: str, inputs: Path, settings: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples are the same to the byte."""
+    (inputs / "reviews").mkdir()
+    known = stage.read(settings).asked_hash
+    saved = {"questions": known, "mode": reviews.PAIRS, "reviewer": "", "answers": [[0, True]]}
+    (inputs / "reviews/one.json").write_text(json.dumps(saved))
+    report = stage.read(settings)
+    assert (len(report.reviews), report.other_reviews) == (1, 0)
+    if change == "held-out drawings":
+        images = np.load(stage.IMAGES)
+        np.save(stage.IMAGES, np.roll(images, 1, axis=1))
+    else:
+        settings = settings.model_copy(update={change: 7})
+    report = stage.read(settings)
+    assert (report.reviews, report.other_reviews) == ([], 1)
 
 
 # --- The loss ---
@@ -587,31 +665,6 @@ def test_a_class_without_drawings_is_an_error(inputs: Path, settings: Params) ->
 # --- In a browser ---
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=[*quiet, "--disable-sync"])
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(browser: Browser, path: Path) -> Iterator[Page]:
-    """The page in a window of its own; at the end nothing has gone wrong, and nothing else has been asked for."""
-    with browser.new_page() as page:
-        wrong: list[str] = []
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda request: wrong.append(request.url))
-        page.goto(path.as_uri())
-        yield page
-        assert {what for what in wrong if not what.startswith(("data:", "blob:"))} == {path.as_uri()}
-
-
 # What a person reads: every piece of text that is drawn, its colour, and the colour behind it.
 CONTRASTS = """
 () => {
@@ -657,7 +710,7 @@ def test_everything_is_legible_in_both_schemes(browser: Browser, inputs: Path, s
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
             contrasts = page.evaluate(CONTRASTS)
-            assert {"bits per dimension", "held out", "Generated", "Coverage", "Start", HOSTILE} <= {
+            assert {"bits per dimension", "held out", "Generated", "Coverage", "Start", ODD} <= {
                 text for text, _ in contrasts
             }
             assert [found for found in contrasts if found[1] < 4.5] == []
@@ -678,10 +731,15 @@ def test_it_fits_a_phone_and_a_desktop(browser: Browser, finished: Path) -> None
 
 
 @pytest.mark.browser
-def test_a_hostile_name_is_shown_and_does_nothing(browser: Browser, finished: Path) -> None:
-    with opened(browser, finished / "reports/index.html") as page:
+def test_a_hostile_name_is_shown_and_does_nothing(browser: Browser, hostile: Path) -> None:
+    with opened(browser, hostile / "reports/index.html") as page:
         assert page.get_by_role("heading", name=HOSTILE).is_visible()
         assert page.get_by_role("group", name=f"8 generated drawings of {HOSTILE}").is_visible()
+        page.locator(".tile").first.click()
+        expect(page.get_by_role("dialog").get_by_role("heading")).to_have_text(f"real {HOSTILE}, 1 of 8")
+        page.keyboard.press("Escape")
+        page.get_by_label("Your name").press("Enter")
+        expect(page.locator("#review-asks")).to_contain_text(f"{HOSTILE}: which one")
 
 
 @pytest.mark.browser
@@ -693,6 +751,13 @@ def test_by_keyboard_to_a_class(browser: Browser, finished: Path) -> None:
         page.keyboard.press("Enter")
         page.wait_for_url("**#class-309")
         assert page.get_by_role("article", name="The Eiffel Tower").is_visible()
+
+
+def expect(locator: Locator) -> Any:
+    """What is to be seen of a part of the page soon: what a key does may take a moment."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
 
 
 def headings(page: Page) -> list[str]:
@@ -711,9 +776,9 @@ def test_sorting(browser: Browser, finished: Path) -> None:
         sort.select_option("heldout_bits_per_dim")  # less is better
         assert headings(page) == list(NAMES)
         sort.select_option("name")
-        assert headings(page) == [HOSTILE, "sea turtle", "The Eiffel Tower"]
+        assert headings(page) == [ODD, "sea turtle", "The Eiffel Tower"]
         page.get_by_role("button", name="Reverse").press("Enter")
-        assert headings(page) == ["The Eiffel Tower", "sea turtle", HOSTILE]
+        assert headings(page) == ["The Eiffel Tower", "sea turtle", ODD]
         sort.select_option("place")
         assert headings(page) == list(NAMES)[::-1]
 
@@ -723,25 +788,27 @@ def test_looking_closer_by_keyboard_and_by_mouse(browser: Browser, finished: Pat
     arrays = load_file(finished / "data/evaluate/drawings.safetensors")
     with opened(browser, finished / "reports/index.html") as page:
         closer = page.get_by_role("dialog")
-        assert not closer.is_visible()
+        title = closer.get_by_role("heading")
+        expect(closer).to_be_hidden()
         page.get_by_role("button", name="generated sea turtle, 2 of 8").click()
-        assert closer.get_by_role("heading").text_content() == "generated sea turtle, 2 of 8"
+        expect(title).to_have_text("generated sea turtle, 2 of 8")
         tile = page.locator(".tile").nth(9)
         assert closer.locator("#closer-drawing").get_attribute("src") == tile.locator("img").get_attribute("src")
         assert closer.locator("#closer-nearest").get_attribute("src") == tile.get_attribute("data-nearest")
-        assert f"{arrays['generated_distance'][1]:.2f} away" in (closer.text_content() or "")
-        assert f"The judge says: {tile.get_attribute('data-judge')}." in (closer.text_content() or "")
+        expect(closer).to_contain_text(f"{arrays['generated_distance'][1]:.2f} away")
+        expect(closer).to_contain_text(f"The judge says: {tile.get_attribute('data-judge')}.")
         page.keyboard.press("ArrowRight")
-        assert closer.get_by_role("heading").text_content() == "generated sea turtle, 3 of 8"
+        expect(title).to_have_text("generated sea turtle, 3 of 8")
         page.keyboard.press("Escape")
-        assert not closer.is_visible()
+        expect(closer).to_be_hidden()
         # Where it was closed, the arrows go on along the row, and Enter opens.
+        expect(page.locator(".tile").nth(10)).to_be_focused()
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("Enter")
-        assert closer.get_by_role("heading").text_content() == "generated sea turtle, 2 of 8"
+        expect(title).to_have_text("generated sea turtle, 2 of 8")
         closer.get_by_role("button", name="Close").click()
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.tagName") == "SUMMARY", "a row is one stop"
+        expect(page.locator("summary", has_text="sea turtle")).to_be_focused()  # a row is one stop
 
 
 @pytest.mark.browser
@@ -755,22 +822,26 @@ def test_a_whole_blind_review_by_keyboard(browser: Browser, inputs: Path, settin
         page.get_by_role("radio", name="pairs" if mode == reviews.PAIRS else "single").check()
         page.get_by_label("Your name").fill("<b>A Person</b>")
         page.keyboard.press("Enter")
-        shown = page.locator("#review-left")
+        asks, shown = page.locator("#review-asks"), page.locator("#review-left")
         samples = np.load(inputs / "data/sample/samples.npy")[..., 0]
         for number, (question, generated) in enumerate(zip(questions, truth, strict=True)):
-            assert page.get_by_text(f"Question {number + 1} of 30, {NAMES[question.place]}").is_visible()
-            assert page.locator("#review-right").is_visible() == (mode == reviews.PAIRS)
+            expect(asks).to_contain_text(f"Question {number + 1} of 30, {NAMES[question.place]}: ")
+            expect(page.locator("#review-right")).to_be_visible(visible=mode == reviews.PAIRS)
             first = picture(shown.get_attribute("src") or "")
             assert np.array_equal(first, samples[question.place, question.generated]) == generated
             if number == 3:  # a slip, taken back
                 page.keyboard.press("ArrowLeft")
                 page.keyboard.press("Backspace")
+                expect(asks).to_contain_text("Question 4 of 30")
             if number == 5:  # closed, and gone on with
                 page.reload()
                 page.get_by_role("button", name="Go on from question 6").press("Enter")
+                expect(asks).to_contain_text("Question 6 of 30")
             right = number % 3 > 0
             page.keyboard.press("ArrowLeft" if generated == right else "ArrowRight")
-        assert "You were right 20 times of 30, 67%; between 49% and 81%" in page.locator("#review-score").inner_text()
+        score = page.locator("#review-score")
+        expect(score).to_contain_text("You were right 20 times of 30, 67%; between 49% and 81%")
+        expect(score).to_be_focused()
         with page.expect_download() as download:
             page.get_by_role("button", name="Save the answers").press("Enter")
         assert download.value.suggested_filename.endswith(f"-{mode}-b-a-person-b.json")
@@ -781,17 +852,16 @@ def test_a_whole_blind_review_by_keyboard(browser: Browser, inputs: Path, settin
     text = " ".join(Elements(html(inputs)).text.split())
     assert "<b>A Person</b>" in text
     assert "20 of 30, 67% 49% to 81%, which holds chance" in text
+    assert "reviews with other questions" not in text.lower()
+    # Other samples or other settings ask other questions, of which these answers say nothing.
+    stage.main(settings.model_copy(update={"samples_per_class": 7}))
+    text = " ".join(Elements(html(inputs)).text.split())
+    assert "No review with these questions has been counted yet." in text
+    assert "Reviews with other questions, which are not counted here: 1." in text
 
 
 @pytest.mark.browser
 def test_the_policy_refuses_an_injected_script(browser: Browser, finished: Path, tmp_path: Path) -> None:
-    injected = tmp_path / "injected.html"
-    script = "<script>document.title = 'injected'</script><img src=x onerror=\"document.title = 'injected'\">"
-    injected.write_text(html(finished).replace("</body>", f"{script}</body>"), encoding="utf-8")
-    with browser.new_page() as page:
-        refused: list[str] = []
-        page.on("console", lambda message: refused.append(message.text))
-        page.goto(injected.as_uri())
-        assert page.title() == "Real above generated"
-    assert any("script" in message for message in refused)
-    assert any("img-src" in message for message in refused)
+    said = refused(browser, html(finished), tmp_path)
+    assert "script" in said
+    assert "img-src" in said

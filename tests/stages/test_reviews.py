@@ -11,7 +11,7 @@ from stages import reviews
 from stages.errors import StageError
 from stages.reviews import PAIRS, SINGLES, Question
 
-SAMPLES = "ab" * 32
+HASH = "ab" * 32
 ASKED = [Question(0, 0, 0, left, not left) for left in (True, False, True, True)]
 
 
@@ -34,7 +34,7 @@ def test_few_drawings_make_few_questions() -> None:
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    said = {"samples": SAMPLES, "mode": PAIRS, "reviewer": "one", "answers": [[0, True], [1, True], [2, True]]}
+    said = {"questions": HASH, "mode": PAIRS, "reviewer": "one", "answers": [[0, True], [1, True], [2, True]]}
     path = folder / "a.json"
     path.write_text(json.dumps(said | changes), encoding="utf-8")
     return path
@@ -42,22 +42,36 @@ def write(folder: Path, **changes: Any) -> Path:
 
 def test_answers_are_held_against_the_questions(tmp_path: Path) -> None:
     write(tmp_path)
-    [review], others = reviews.read(SAMPLES, ASKED, tmp_path)
+    [review], others = reviews.read(HASH, ASKED, tmp_path)
     assert (review.reviewer, review.mode, others) == ("one", PAIRS, 0)
     assert review.score[:2] == (2, 3)
     assert (round(review.score.low, 2), round(review.score.high, 2)) == (0.21, 0.94)
     write(tmp_path, mode=SINGLES)
-    [review], _ = reviews.read(SAMPLES, ASKED, tmp_path)
+    [review], _ = reviews.read(HASH, ASKED, tmp_path)
     assert review.score[:2] == (1, 3)
 
 
-def test_reviews_of_other_samples_are_set_aside(tmp_path: Path) -> None:
-    write(tmp_path, samples="0" * 64, answers="anything")
-    assert reviews.read(SAMPLES, ASKED, tmp_path) == ([], 1)
+@pytest.mark.parametrize("other", ["0" * 64, "", None, [HASH]])
+def test_answers_to_other_questions_are_set_aside(tmp_path: Path, other: Any) -> None:
+    write(tmp_path, questions=other, answers="anything")
+    assert reviews.read(HASH, ASKED, tmp_path) == ([], 1)
+
+
+def test_so_are_files_that_name_their_samples_alone(tmp_path: Path) -> None:
+    said = {"samples": HASH, "mode": PAIRS, "reviewer": "one", "answers": [[0, True]]}
+    (tmp_path / "a.json").write_text(json.dumps(said), encoding="utf-8")
+    assert reviews.read(HASH, ASKED, tmp_path) == ([], 1)
+
+
+def test_a_file_whose_name_cannot_be_printed(tmp_path: Path) -> None:
+    write(tmp_path).rename(tmp_path / "\x1b[2J\n.json")
+    with pytest.raises(StageError, match="its name cannot be printed") as caught:
+        reviews.read(HASH, ASKED, tmp_path)
+    assert str(caught.value).isprintable()
 
 
 def test_no_folder_is_no_review(tmp_path: Path) -> None:
-    assert reviews.read(SAMPLES, ASKED, tmp_path / "none") == ([], 0)
+    assert reviews.read(HASH, ASKED, tmp_path / "none") == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +92,7 @@ def test_no_folder_is_no_review(tmp_path: Path) -> None:
 def test_a_file_that_is_no_review_is_named(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = write(tmp_path, **changes)
     with pytest.raises(StageError, match="is no review") as caught:
-        reviews.read(SAMPLES, ASKED, tmp_path)
+        reviews.read(HASH, ASKED, tmp_path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -87,4 +101,4 @@ def test_a_file_that_is_no_review_is_named(tmp_path: Path, changes: dict[str, An
 def test_neither_is_anything_else(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(StageError, match="is no review"):
-        reviews.read(SAMPLES, ASKED, tmp_path)
+        reviews.read(HASH, ASKED, tmp_path)
