@@ -11,8 +11,11 @@ from typing import Any
 
 from pipeline import dvc
 from stages import params
+from stages.errors import one_line
+from stages.files import sha256
 
 PAGE = "reports/index.html"
+FOLDERS = ("data", "reports", "reviews")  # where what a page is made from lies
 
 
 class VerifyError(Exception):
@@ -33,14 +36,14 @@ def verify(page: Path) -> None:
     files, settings = claims(text, page)
     wrong = []
     for path, claimed in files.items():
-        found = sha256(root / path)
+        found = _hash(root / path)
         if found != claimed:
             wrong.append(f"{path}: {'is not here' if found is None else 'is another one than the page was made from'}")
     current = params.read(root / "params.yaml")
     for key in sorted(settings.keys() | current.keys()):
         there, here = settings.get(key, "unset"), current.get(key, "unset")
         if there != here:
-            wrong.append(f"{key}: {there} on the page, {here} in params.yaml")
+            wrong.append(f"{one_line(key)}: {one_line(there, 500)} on the page, {one_line(here, 500)} in params.yaml")
     known = dvc.hash_of(root, PAGE)
     if known is not None and known != hashlib.md5(text, usedforsecurity=False).hexdigest():
         wrong.append(f"{page}: is not, to the byte, the page that the last run here wrote")
@@ -87,16 +90,12 @@ def claims(text: bytes, page: Path) -> tuple[Mapping[str, str], Mapping[str, Any
 def _is_below(path: str) -> bool:
     """Whether a path on a page, which anybody may have written, stays in the folders of a run."""
     parts = PurePosixPath(path).parts
-    return len(parts) > 1 and parts[0] in ("data", "reports") and ".." not in parts and path.isprintable()
+    return len(parts) > 1 and parts[0] in FOLDERS and ".." not in parts and path.isprintable()
 
 
-def sha256(path: Path) -> str | None:
+def _hash(path: Path) -> str | None:
     """The SHA-256 of a file, None for one that is not there."""
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return sha256(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None

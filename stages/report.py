@@ -275,17 +275,21 @@ def hash_of_asked(samples: str, asked: Sequence[Asked]) -> str:
 
 
 def hashes() -> list[tuple[str, str, str]]:
-    """What the page was made from: in words, its file, and the SHA-256 of its bytes."""
+    """What the page was made from, but for the reviews: in words, its file, and the SHA-256 of its bytes."""
     found = []
     for what, path in (
         ("Index", INDEX),
         ("Drawings", IMAGES),
         ("Held out or not", DRAWINGS),
+        ("Model", CONFIG),
         ("Weights", WEIGHTS),
+        ("Loss", LOSS),
         ("Samples", SAMPLES),
         ("Judge", JUDGE),
         ("Drawings measured", DRAWN),
+        ("Computed on", MADE_WITH),
         ("Measures", MEASURED),
+        ("Confusion", CONFUSION),
     ):
         with _reading(path):
             found.append((what, path.as_posix(), files.sha256(path)))
@@ -359,6 +363,7 @@ def read(settings: Params) -> Report:
     found = hashes()
     asked_hash = hash_of_asked(next(digest for _, path, digest in found if path == SAMPLES.as_posix()), asked)
     reviewed, others = reviews.read(asked_hash, questions)
+    found += [("Review", path.as_posix(), files.sha256(path)) for path in reviews.paths()]
     return Report(
         settings,
         classes,

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from stages import report
+from stages import report, reviews
 from stages.params import Params
 from tests import stand_in
 from tests.settings import write
 from tests.stages import test_report
 
 PAGE = Path("reports/index.html")
+ANSWERS, OTHER_ANSWERS = Path("reviews/one.json"), Path("reviews/to other questions.json")
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,9 @@ def reported(full_run: Params, tmp_path_factory: pytest.TempPathFactory) -> tupl
     test_report.write_inputs(root, settings, test_report.LABELS, test_report.drawings)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        said = {"questions": report.read(settings).asked_hash, "reviewer": "", "mode": reviews.PAIRS}
+        (root / ANSWERS).write_text(json.dumps(said | {"answers": [[0, True]]}))
+        (root / OTHER_ANSWERS).write_text(json.dumps(said | {"questions": ""}))
         report.main(settings)
     return root, settings
 
@@ -49,7 +53,7 @@ def restored(reported: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_page_of_these_files_belongs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify"]) == 0
     assert capsys.readouterr().out == (
-        f"{PAGE} belongs to what lies here: 8 files and {len(Params.model_fields)} settings are as when it was made\n"
+        f"{PAGE} belongs to what lies here: 14 files and {len(Params.model_fields)} settings are as when it was made\n"
     )
 
 
@@ -72,6 +76,32 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
         f"{report.MEASURED}: is another one than the page was made from",
     ),
 }
+
+
+READ = [
+    report.INDEX,
+    report.IMAGES,
+    report.DRAWINGS,
+    report.CONFIG,
+    report.LOSS,
+    report.WEIGHTS,
+    report.SAMPLES,
+    report.JUDGE,
+    report.DRAWN,
+    report.MADE_WITH,
+    report.MEASURED,
+    report.CONFUSION,
+    ANSWERS,
+    OTHER_ANSWERS,
+]
+
+
+@pytest.mark.parametrize("path", READ, ids=str)
+def test_every_file_that_the_page_is_made_from_is_held_against_it(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_bytes(path.read_bytes() + b" ")
+    assert refused(capsys)[0] == f"{path}: is another one than the page was made from"
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -131,3 +161,14 @@ def test_what_is_no_report_is_refused(content: str, capsys: pytest.CaptureFixtur
 
 def test_a_page_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "none.html") == ["none.html is not there"]
+
+
+def test_a_strangers_page_says_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    clear = "\x1b[2J\n"
+    settings = {f"{clear}key": 1, "seed": f"{clear}value", "classes": [clear], "num_drawings": "9" * 10_000}
+    Path("other.html").write_text(block({"data/a": "0"}, settings))
+    said = refused(capsys, "other.html")
+    assert "�[2J key: 1 on the page, unset in params.yaml" in said
+    assert "seed: �[2J value on the page, 0 in params.yaml" in said
+    assert all(line.isprintable() and len(line) < 1200 for line in said)
+    assert len(said) == 1 + len(Params.model_fields) + 1 + 1, "a line for the file, each setting, the key, and the end"
