@@ -73,8 +73,9 @@ function look(tile) {
   }
   by("closer-judge").textContent = judge === undefined ? "Not measured." : `The judge says: ${judge}.`;
   const tiles = [...classes.querySelectorAll(".tile")];
-  by("closer-before").disabled = tile === tiles[0];
-  by("closer-after").disabled = tile === tiles[tiles.length - 1];
+  /* Not `disabled`, which would take the focus from the button, and with it the keys from the dialog. */
+  by("closer-before").setAttribute("aria-disabled", String(tile === tiles[0]));
+  by("closer-after").setAttribute("aria-disabled", String(tile === tiles[tiles.length - 1]));
   if (!closer.open) closer.showModal();
 }
 
@@ -112,8 +113,11 @@ by("closer-close").addEventListener("click", shut);
 
 const { hash, questions } = JSON.parse(by("blind").textContent);
 const store = `review-${hash}`;
-const review = { mode: "pairs", reviewer: "", answers: [] };
+const review = { mode: "pairs", reviewer: "", answers: { pairs: [], singles: [] } };
 let started = false;
+
+/* Those of the mode at hand; a reader who tries the other one keeps them. */
+const answers = () => review.answers[review.mode];
 
 /* Browsers may refuse to keep anything for a page that is a file: then the review lasts as long as the page is open. */
 function keep() {
@@ -123,22 +127,24 @@ function keep() {
 function restore() {
   try {
     const kept = JSON.parse(localStorage.getItem(store));
-    if (!kept || !["pairs", "singles"].includes(kept.mode) || !Array.isArray(kept.answers)) return;
+    if (!["pairs", "singles"].includes(kept.mode)) return;
+    const whole = (said) => said.slice(0, questions.length).map(Boolean);
+    review.answers = { pairs: whole(kept.answers.pairs), singles: whole(kept.answers.singles) };
     review.mode = kept.mode;
     review.reviewer = String(kept.reviewer);
-    review.answers = kept.answers.slice(0, questions.length).map(Boolean);
   } catch { /* nothing is kept */ }
 }
 
 function show() {
-  const done = review.answers.length === questions.length;
+  const number = answers().length;
+  const done = number === questions.length;
   by("review-form").hidden = started;
   by("review-question").hidden = !started || done;
   by("review-end").hidden = !started || !done;
   if (!started) {
     document.querySelector(`input[name="mode"][value="${review.mode}"]`).checked = true;
     by("reviewer").value = review.reviewer;
-    by("review-start").textContent = review.answers.length ? `Go on from question ${Math.min(review.answers.length + 1, questions.length)}` : "Start";
+    by("review-start").textContent = !number ? "Start" : done ? "Show the score" : `Go on from question ${number + 1}`;
     return;
   }
   if (done) {
@@ -146,7 +152,6 @@ function show() {
     by("review-score").focus();
     return;
   }
-  const number = review.answers.length;
   const { name, drawings, left, single } = questions[number];
   const pairs = review.mode === "pairs";
   by("review-asks").textContent = `Question ${number + 1} of ${questions.length}, ${name}: ` +
@@ -156,14 +161,13 @@ function show() {
   by("review-right").src = drawings[1];
   by("review-first").querySelector("span").textContent = pairs ? "← this one" : "← generated";
   by("review-second").querySelector("span").textContent = pairs ? "this one →" : "not generated →";
-  if (document.activeElement === document.body || document.activeElement === by("review-start")) {
-    by("review-first").focus({ preventScroll: true });
-  }
+  const focused = document.activeElement;
+  if (focused === document.body || !focused.checkVisibility()) by("review-first").focus({ preventScroll: true });
 }
 
 /* By pairs an answer says whether the left one is generated, one by one whether the one shown is. */
 function answer(said) {
-  review.answers.push(said);
+  answers().push(said);
   keep();
   show();
 }
@@ -179,7 +183,7 @@ function wilson(right, number) {
 }
 
 function verdict() {
-  const right = review.answers.filter((said, place) => said === truth(questions[place])).length;
+  const right = answers().filter((said, place) => said === truth(questions[place])).length;
   const number = questions.length;
   const [low, high] = wilson(right, number);
   const percent = (share) => `${Math.round(100 * share)}%`;
@@ -187,47 +191,57 @@ function verdict() {
   return `You were right ${right} times of ${number}, ${percent(right / number)}; between ${percent(low)} and ${percent(high)} with 95% confidence, where guessing is 50%. ${chance}`;
 }
 
-function begin(afresh) {
-  const mode = document.querySelector('input[name="mode"]:checked').value;
-  if (afresh || mode !== review.mode) review.answers = [];
-  review.mode = mode;
+function choose() {
+  review.mode = document.querySelector('input[name="mode"]:checked').value;
   review.reviewer = by("reviewer").value;
-  started = true;
   keep();
   show();
 }
 
+by("review-form").addEventListener("input", choose);
 by("review-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  begin(false);
+  started = true;
+  choose();
 });
 by("review-first").addEventListener("click", () => answer(true));
 by("review-second").addEventListener("click", () => answer(false));
 by("review-again").addEventListener("click", () => {
-  review.answers = [];
+  review.answers[review.mode] = [];
+  stop();
+});
+by("review-save").addEventListener("click", () => {
+  const { mode, reviewer } = review;
+  const saved = { questions: hash, mode, reviewer, answers: answers().map((said, place) => [place, said]) };
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(saved, null, 1) + "\n"], { type: "application/json" }));
+  const who = reviewer.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").toLowerCase();
+  link.download = `${hash.slice(0, 8)}-${mode}${who ? `-${who}` : ""}.json`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); /* some browsers read it well after the click */
+});
+
+function back() {
+  answers().pop();
+  keep();
+  show();
+}
+
+function stop() {
   started = false;
   keep();
   show();
   by("review-start").focus();
-});
-by("review-save").addEventListener("click", () => {
-  const saved = { questions: hash, mode: review.mode, reviewer: review.reviewer, answers: review.answers.map((said, place) => [place, said]) };
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(saved, null, 1) + "\n"], { type: "application/json" }));
-  const who = review.reviewer.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").toLowerCase();
-  link.download = `${hash.slice(0, 8)}-${review.mode}${who ? `-${who}` : ""}.json`;
-  link.click();
-  URL.revokeObjectURL(link.href);
-});
+}
+
 document.addEventListener("keydown", (event) => {
+  const { key, target, repeat } = event;
   if (by("review-question").hidden || closer.open || event.altKey || event.ctrlKey || event.metaKey) return;
-  if (event.target.closest("input, select, .strip")) return;
-  if (event.key === "ArrowLeft") answer(true);
-  else if (event.key === "ArrowRight") answer(false);
-  else if (event.key === "Backspace") { review.answers.pop(); keep(); show(); }
-  else if (event.key === "Escape") { started = false; show(); by("review-start").focus(); }
-  else return;
-  event.preventDefault();
+  if (target !== document.body && !by("review-part").contains(target)) return;
+  const act = { ArrowLeft: () => answer(true), ArrowRight: () => answer(false), Backspace: back, Escape: stop }[key];
+  /* A key that is held down answers once; Enter, which may have started the review, does not answer as well. */
+  if (act || (key === "Enter" && repeat)) event.preventDefault();
+  if (act && !repeat) act();
 });
 
 restore();

@@ -413,6 +413,22 @@ def test_a_run_too_small_to_be_measured_has_a_page(inputs: Path, settings: Param
     assert "2.000 bits per dimension" in " ".join(Elements(html(inputs)).text.split())
 
 
+def test_copies_are_held_against_what_the_held_out_drawings_reach(inputs: Path, settings: Params) -> None:
+    """Drawings that repeat lie as near to one another as copies do: then more than 1% of the held-out ones do, too."""
+    lines = stage.MEASURED.read_text(encoding="utf-8").splitlines(keepends=True)
+    for low, reference, said in (
+        (0.05, 0.01, "may be copies"),
+        (0.05, 0.04, "no sign of copying"),
+        (0.05, "", "may be copies"),
+        (0.015, 0.001, "no sign of copying"),
+    ):
+        of_all = f"copies,,,0.06,{low},0.07,{reference},alike\n"
+        changed = (of_all if line.startswith("copies,,,") else line for line in lines)
+        stage.MEASURED.write_text("".join(changed), encoding="utf-8")
+        stage.main(settings)
+        assert said in html(inputs), (low, reference)
+
+
 def test_twenty_classes_of_eight_drawings_make_a_small_page(
     full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -812,6 +828,39 @@ def test_looking_closer_by_keyboard_and_by_mouse(browser: Browser, finished: Pat
 
 
 @pytest.mark.browser
+def test_at_the_last_drawing_the_keys_go_on(browser: Browser, finished: Path) -> None:
+    with opened(browser, finished / "reports/index.html") as page:
+        closer = page.get_by_role("dialog")
+        title, following = closer.get_by_role("heading"), closer.get_by_role("button", name="Next")
+        page.locator(".tile").nth(46).click()
+        following.click()
+        expect(title).to_have_text(f"generated {ODD}, 8 of 8")
+        expect(following).to_be_disabled()
+        expect(following).to_be_focused()
+        page.keyboard.press("Enter")
+        page.keyboard.press("ArrowRight")
+        expect(title).to_have_text(f"generated {ODD}, 8 of 8")
+        page.keyboard.press("ArrowLeft")
+        expect(title).to_have_text(f"generated {ODD}, 7 of 8")
+        expect(following).to_be_enabled()
+
+
+@pytest.mark.browser
+def test_what_changes_in_the_dialog_is_announced(browser: Browser, finished: Path) -> None:
+    with opened(browser, finished / "reports/index.html") as page:
+        page.locator(".tile").first.click()
+        for part in ("title", "what", "distance", "judge"):
+            live = page.locator("[aria-live=polite]", has=page.locator(f"#closer-{part}"))
+            expect(live).to_be_visible()
+        assert page.locator("[aria-live] button").count() == 0, "the buttons say nothing new"
+
+
+def start_review(page: Page) -> None:
+    page.get_by_role("button", name="Start").press("Enter")
+    expect(page.locator("#review-asks")).to_contain_text("Question 1 of 30")
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("mode", [reviews.PAIRS, reviews.SINGLES])
 def test_a_whole_blind_review_by_keyboard(browser: Browser, inputs: Path, settings: Params, mode: str) -> None:
     stage.main(settings)
@@ -858,6 +907,104 @@ def test_a_whole_blind_review_by_keyboard(browser: Browser, inputs: Path, settin
     text = " ".join(Elements(html(inputs)).text.split())
     assert "No review with these questions has been counted yet." in text
     assert "Reviews with other questions, which are not counted here: 1." in text
+
+
+@pytest.mark.browser
+def test_the_first_key_of_a_review_that_enter_started_counts(browser: Browser, finished: Path) -> None:
+    with opened(browser, finished / "reports/index.html") as page:
+        page.get_by_label("Your name").press("Enter")
+        expect(page.locator("#review-first")).to_be_focused()
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#review-asks")).to_contain_text("Question 2 of 30")
+
+
+@pytest.mark.browser
+def test_a_key_that_is_held_answers_once(browser: Browser, finished: Path) -> None:
+    with opened(browser, finished / "reports/index.html") as page:
+        asks = page.locator("#review-asks")
+        page.get_by_label("Your name").focus()
+        for _ in range(3):
+            page.keyboard.down("Enter")
+        page.keyboard.up("Enter")
+        expect(asks).to_contain_text("Question 1 of 30")
+        for answered, key in enumerate(("ArrowLeft", "ArrowRight"), 1):
+            for _ in range(3):
+                page.keyboard.down(key)
+            page.keyboard.up(key)
+            expect(asks).to_contain_text(f"Question {answered + 1} of 30")
+
+
+@pytest.mark.browser
+def test_keys_pressed_elsewhere_are_no_answers(browser: Browser, finished: Path) -> None:
+    with opened(browser, finished / "reports/index.html") as page:
+        start_review(page)
+        for elsewhere in (page.get_by_role("link", name="Settings"), page.locator("summary").first):
+            elsewhere.press("ArrowLeft")
+            elsewhere.press("Backspace")
+            elsewhere.press("Escape")
+            expect(page.locator("#review-asks")).to_contain_text("Question 1 of 30")
+            expect(page.locator("#review-asks")).to_be_visible()
+        elsewhere.blur()
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#review-asks")).to_contain_text("Question 2 of 30")
+
+
+@pytest.mark.browser
+def test_the_other_way_of_asking_has_answers_of_its_own(browser: Browser, finished: Path) -> None:
+    with opened(browser, finished / "reports/index.html") as page:
+        asks, start = page.locator("#review-asks"), page.locator("#review-start")
+        start_review(page)
+        for number in range(5):
+            page.keyboard.press("ArrowLeft")
+            expect(asks).to_contain_text(f"Question {number + 2} of 30")
+        page.keyboard.press("Escape")
+        expect(start).to_have_text("Go on from question 6")
+        expect(start).to_be_focused()
+        page.get_by_role("radio", name="single").check()
+        expect(start).to_have_text("Start")
+        start_review(page)
+        page.keyboard.press("ArrowRight")
+        expect(asks).to_contain_text("Question 2 of 30")
+        page.keyboard.press("Escape")
+        page.reload()
+        expect(start).to_have_text("Go on from question 2")
+        page.get_by_role("radio", name="pairs").check()
+        expect(start).to_have_text("Go on from question 6")
+
+
+@pytest.mark.browser
+def test_the_saved_file_is_there_as_long_as_it_takes(browser: Browser, finished: Path) -> None:
+    with opened(browser, finished / "reports/index.html") as page:
+        start_review(page)
+        for number in range(30):
+            page.keyboard.press("ArrowLeft")
+            if number < 29:
+                expect(page.locator("#review-asks")).to_contain_text(f"Question {number + 2} of 30")
+        page.evaluate("() => { window.revoked = 0; URL.revokeObjectURL = () => { window.revoked += 1; }; }")
+        with page.expect_download():
+            page.get_by_role("button", name="Save the answers").press("Enter")
+        assert page.evaluate("window.revoked") == 0
+
+
+@pytest.mark.browser
+def test_what_is_printed(browser: Browser, inputs: Path, settings: Params) -> None:
+    """All that says something, the reviews too; nothing that wants a click or a script."""
+    stage.main(settings)
+    asked = json.loads(html(inputs).partition('id="blind">')[2].partition("</script>")[0])["hash"]
+    review = {"questions": asked, "mode": reviews.PAIRS, "reviewer": "A Person", "answers": [[0, True]]}
+    (inputs / "reviews").mkdir()
+    (inputs / "reviews/one.json").write_text(json.dumps(review))
+    stage.main(settings)
+    with opened(browser, inputs / "reports/index.html") as page:
+        page.emulate_media(media="print")
+        expect(page.get_by_role("row", name="A Person")).to_be_visible()
+        for heading in page.locator("h2:not(dialog h2)").all():
+            expect(heading).to_be_visible()
+        assert page.locator(".tile img").evaluate_all("all => all.every((image) => image.checkVisibility())")
+        for part in page.locator(
+            "form, dialog, select, kbd, header .parts, .without-script, #review-part button"
+        ).all():
+            expect(part).to_be_hidden()
 
 
 @pytest.mark.browser
