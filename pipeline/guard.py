@@ -15,6 +15,10 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 # What a tree is sent when it must end, and how many seconds it then has.
 STEPS = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
@@ -84,17 +88,26 @@ def _end(pid: int, steps: Sequence[tuple[signal.Signals, float]]) -> int | None:
 
     this, code = psutil.Process(), None
     for number, seconds in steps:
-        for process in this.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-        deadline = time.monotonic() + seconds
+        left, deadline = this.children(recursive=True), time.monotonic() + seconds
+        _send(number, left)
         while time.monotonic() < deadline:
             if (ended := _reap(pid)) is not None:
                 code = ended
-            if not this.children(recursive=True):
+            left = this.children(recursive=True)
+            if not left:
                 return code
+            if number == signal.SIGKILL:
+                _send(number, left)  # some may have been started since
             time.sleep(0.02)
     return code
+
+
+def _send(number: signal.Signals, processes: Sequence["psutil.Process"]) -> None:
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 if __name__ == "__main__":

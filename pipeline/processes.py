@@ -32,7 +32,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)
         self._guards: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
@@ -40,13 +40,20 @@ class Processes:
         """End what runs, and start nothing more. Does not wait."""
         with self._lock:
             self._stopped = True
+            self._changed.notify_all()
             for guard in self._guards:
                 _let_go(guard)
 
     def wait(self) -> None:
         """Wait until nothing runs."""
         with self._lock:
-            self._idle.wait_for(lambda: not self._guards)
+            self._changed.wait_for(lambda: not self._guards)
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for a while. Raises `Stopped` after `stop`, at once."""
+        with self._lock:
+            if self._changed.wait_for(lambda: self._stopped, seconds):
+                raise Stopped("ended before its time")
 
     def run(
         self,
@@ -94,7 +101,7 @@ class Processes:
             streams.close()
             with self._lock:
                 self._guards.discard(guard)
-                self._idle.notify_all()
+                self._changed.notify_all()
         if not in_time:
             raise TimedOut(f"ended after {seconds:g} seconds, the most that it may take")
         if self._stopped:

@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
 
+from pipeline import guard
 from pipeline.processes import Processes, Stopped, TimedOut
 from tests.settings import ROOT
 
@@ -86,18 +88,17 @@ def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
 
 
 def test_lines_come_when_they_are_written_and_bars_as_lines(tmp_path: Path) -> None:
-    times: list[tuple[str, float]] = []
-    script = "echo one; sleep 0.5; printf ' 50%%\\r100%%\\n\\n' >&2; printf 'no end'"
-    environment = {"PATH": os.environ["PATH"]}
-    Processes().run(
-        ["sh", "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        line=lambda text: times.append((text, time.monotonic())),
-    )
-    assert sorted(text for text, _ in times) == [" 50%", "100%", "no end", "one"]
-    first, *rest = (moment for _, moment in times)
-    assert min(rest) - first > 0.4
+    """What comes after the first line waits for it to have been read."""
+    lines: list[str] = []
+
+    def read(text: str) -> None:
+        lines.append(text)
+        (tmp_path / "read").touch()
+
+    script = "echo one; until [ -e read ]; do sleep 0.02; done; printf ' 50%%\\r100%%\\n\\n' >&2; printf 'no end'"
+    Processes().run(["sh", "-c", script], cwd=tmp_path, env={"PATH": os.environ["PATH"]}, line=read)
+    assert sorted(lines) == [" 50%", "100%", "no end", "one"]
+    assert lines[0] == "one"
 
 
 def test_the_command_reads_nothing_and_hears_signals(tmp_path: Path) -> None:
@@ -149,8 +150,41 @@ def test_the_tree_ends_with_the_process_that_asked_for_it(
     )
     assert eventually(lambda: len(pids(tmp_path)) == generations)
     process.send_signal(number)
-    assert eventually(lambda: gone(tmp_path), seconds=10)
+    assert eventually(lambda: gone(tmp_path), seconds=60)
     process.wait()
+
+
+def test_what_is_started_while_the_tree_is_killed_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf:
+        """A process that ends when it is killed, and has started another by then."""
+
+        left: ClassVar[list["Deaf"]] = []
+
+        def __init__(self, heirs: int) -> None:
+            self.heirs = heirs
+
+        def send_signal(self, number: signal.Signals) -> None:
+            if number == signal.SIGKILL:
+                Deaf.left.remove(self)
+                Deaf.left.extend([Deaf(self.heirs - 1)] * bool(self.heirs))
+
+        @classmethod
+        def children(cls, recursive: bool) -> list["Deaf"]:
+            return list(cls.left)
+
+    Deaf.left.append(Deaf(heirs=3))
+    monkeypatch.setattr(psutil, "Process", lambda: Deaf)
+    monkeypatch.setattr(guard, "_reap", lambda pid: None)
+    guard._end(0, [(signal.SIGTERM, 0.1), (signal.SIGKILL, 60.0)])
+    assert Deaf.left == []
+
+
+def test_a_pause_ends_with_a_stop(tmp_path: Path) -> None:
+    processes = Processes()
+    processes.pause(0.01)
+    threading.Timer(0.05, processes.stop).start()
+    with pytest.raises(Stopped):
+        processes.pause(600)
 
 
 def test_a_terminal_stays_a_terminal(tmp_path: Path) -> None:
