@@ -6,8 +6,10 @@ leave the stage that it runs, and that stage's GPU, behind when it is stopped.
 """
 
 import contextlib
+import copy
 import enum
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -27,6 +29,7 @@ from pipeline.processes import Line, Processes, TimedOut
 
 EXPERIMENTS = "refs/exps"
 STORE = "store"  # what the remote is called that `use_store` makes
+UNASKED = {"GIT_TERMINAL_PROMPT": "0"}  # Git fails where it would ask for a password: nobody may be there to answer
 
 
 class DvcError(Exception):
@@ -41,12 +44,30 @@ class DvcError(Exception):
         self.exit_code = exit_code
 
 
+class OutOfTime(DvcError):
+    """What took longer than it may."""
+
+
 class Outcome(str, enum.Enum):
     """What DVC did for a stage."""
 
     RAN = "Ran"
     RESTORED = "Restored"  # it had run before, here or elsewhere: its outputs came from a cache
     UNCHANGED = "Unchanged"  # its outputs were at hand
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run that is kept.
+
+    Attributes:
+      baseline: the commit that it was made from.
+      commit: the commit that it is.
+    """
+
+    name: str
+    baseline: str
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -199,11 +220,7 @@ class Snapshot:
 
 def hash_of(root: Path, path: str) -> str | None:
     """The hash by which DVC knows an output at hand; None for what is none."""
-    from ruamel.yaml import YAML
-
-    lock = root / "dvc.lock"
-    locked = YAML(typ="safe", pure=True).load(lock) if lock.exists() else {}
-    for stage in locked.get("stages", {}).values():
+    for stage in _lock(root).values():
         for out in stage.get("outs", []):
             if out["path"] == path:
                 return str(out["md5"])
@@ -212,10 +229,7 @@ def hash_of(root: Path, path: str) -> str | None:
 
 def locked(root: Path) -> set[str]:
     """The names of the stages that dvc.lock says have run."""
-    from ruamel.yaml import YAML
-
-    lock = root / "dvc.lock"
-    return set((YAML(typ="safe", pure=True).load(lock) or {}).get("stages", {})) if lock.exists() else set()
+    return set(_lock(root))
 
 
 def cache(root: Path) -> Path:
@@ -229,14 +243,38 @@ def experiments(root: Path, baseline: str | None = None) -> dict[str, str]:
 
     The first made comes first.
     """
-    kept = EXPERIMENTS
-    if baseline is not None:
-        commit = _run_git(root, "rev-parse", baseline).strip()
-        kept = f"{EXPERIMENTS}/{commit[:2]}/{commit[2:]}"
-    form = "%(refname:lstrip=4) %(objectname)"
-    listed = _git(root, "for-each-ref", "--sort=creatordate", f"--format={form}", kept).stdout
-    named = (line.rsplit(" ", 1) for line in listed.splitlines())
-    return {name: commit for name, commit in named if name}
+    made_from = None if baseline is None else commit(root, baseline)
+    return {one.name: one.commit for one in kept(root) if made_from in (None, one.baseline)}
+
+
+def kept(root: Path) -> list[Experiment]:
+    """The kept experiments, the first made first. Those made from different commits may share a name."""
+    form = "%(refname:lstrip=2) %(objectname)"
+    listed = _git(root, "for-each-ref", "--sort=creatordate", f"--format={form}", f"{EXPERIMENTS}/*/*/*").stdout
+    found = []
+    for line in listed.splitlines():
+        reference, _, there = line.rpartition(" ")
+        two, rest, name = reference.split("/", 2)
+        found.append(Experiment(name, baseline=two + rest, commit=there))
+    return found
+
+
+def commit(root: Path, revision: str) -> str:
+    """The commit that a revision is."""
+    found = _git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if found.returncode:
+        raise DvcError(f"{revision} is no experiment and no revision here; `dvc exp show` lists what there is")
+    return found.stdout.strip()
+
+
+def fetch_experiments(root: Path, name: str) -> None:
+    """Bring the experiments of one name, in which `*` is any part, that `origin` has and this repository has not."""
+    with _in_turn(root):
+        listed = _run_git(root, "ls-remote", "origin", f"{EXPERIMENTS}/*/*/{name}").split()[1::2]
+        here = _run_git(root, "for-each-ref", "--format=%(refname)", EXPERIMENTS).split()
+        if missing := sorted(set(listed).difference(here)):
+            references = [f"{reference}:{reference}" for reference in missing]
+            _run_git(root, "fetch", "--quiet", "--no-tags", "origin", *references)
 
 
 def has_origin(root: Path) -> bool:
@@ -273,6 +311,7 @@ def environment(root: Path) -> dict[str, str]:
     variables = dict(os.environ)
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
     variables["PYTHONUNBUFFERED"] = "1"  # a line of a stage is seen when it is written
+    variables |= UNASKED
     if _git(root, "config", "user.name").returncode or _git(root, "config", "user.email").returncode:
         for role in ("AUTHOR", "COMMITTER"):
             variables.setdefault(f"GIT_{role}_NAME", "quickdraw-pixelcnn")
@@ -322,25 +361,48 @@ _held: set[Path] = set()
 
 
 def _running(root: Path) -> str:
-    """The commands of DVC that run a stage in a checkout, by what DVC notes of them; waits for those between two."""
+    """The commands of DVC that run a stage in a checkout, by what DVC notes of them; waits for those between two.
+
+    A note may outlive its process, at a power cut, say, and name one that came later. DVC would believe it for ever, or
+    give up where it cannot read it: it is taken out.
+    """
+    path = root / ".dvc" / "tmp" / "rwlock"
+    try:
+        with _repository(root) as repository, repository.lock:
+            text, noted_at = path.read_bytes(), path.stat().st_mtime
+            noted: dict[str, Any] = {"write": {}, "read": {}}
+            with contextlib.suppress(ValueError):
+                noted |= json.loads(text)
+            writing = {name: info for name, info in noted["write"].items() if _is_at_work(info, noted_at)}
+            reading = {
+                name: [info for info in infos if _is_at_work(info, noted_at)] for name, infos in noted["read"].items()
+            }
+            left = json.dumps({"write": writing, "read": {name: infos for name, infos in reading.items() if infos}})
+            if left.encode() != text:
+                path.write_text(left, encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    infos = [*itertools.chain.from_iterable(reading.values()), *writing.values()]
+    return ", ".join({info["pid"]: f"process {info['pid']}: {info['cmd']}" for info in infos}.values())
+
+
+def _is_at_work(info: Mapping[str, Any], noted_at: float) -> bool:
+    """Whether the process of a note is there, and was when the note was made."""
     import psutil
 
     try:
-        with _repository(root) as repository, repository.lock:
-            noted = json.loads((root / ".dvc" / "tmp" / "rwlock").read_text(encoding="utf-8"))
-        reading = [info for infos in noted["read"].values() for info in infos]
-        processes = {int(info["pid"]): str(info["cmd"]) for info in [*reading, *noted["write"].values()]}
-    except (FileNotFoundError, KeyError, TypeError, ValueError):
-        return ""
-    return ", ".join(f"process {pid}: {command}" for pid, command in processes.items() if psutil.pid_exists(pid))
+        started = float(psutil.Process(int(info["pid"])).create_time())
+    except psutil.NoSuchProcess:
+        return False
+    return started < noted_at + 2  # the system counts its own start in whole seconds
 
 
 def mend(root: Path) -> list[str]:
     """Delete what is damaged in the cache of `root`, where DVC would take it for good, and say what that was.
 
     DVC believes of a file in its cache that it holds what it held when it came, and would hand damaged weights on. Its
-    own check reads a file again only where its time or size have changed. What is lost is put back from the outputs at
-    hand, or computed again by the stages that made it.
+    own check of that kind reads a file again only where its time or size have changed, and so does this. What is lost
+    is put back from the outputs at hand, or computed again by the stages that made it.
     """
     from dvc_data.hashfile.db import HashFileDB
     from dvc_data.hashfile.hash import hash_file
@@ -367,6 +429,9 @@ def mend(root: Path) -> list[str]:
     return said
 
 
+_mending = threading.Lock()  # what one has read, the next need not
+
+
 def _files(path: Path) -> Iterator[Path]:
     yield from (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else filter(Path.is_file, [path])
 
@@ -377,13 +442,14 @@ class Workspace:
     Args:
       root: the root of the repository.
       variables: environment variables for the stages, beside those of this process.
+      cache_of: the checkout whose cache this one uses, and which knows what of it was read before; else its own.
     """
 
-    def __init__(self, root: Path, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: Path, variables: Mapping[str, str] | None = None, cache_of: Path | None = None) -> None:
         self.root = root
         self._variables = variables or {}
+        self._cache_of = cache_of or root
         self._processes = Processes()
-        self._checking = threading.Lock()
         self._checked = False
 
     def stop(self) -> None:
@@ -393,6 +459,10 @@ class Workspace:
     def wait(self) -> None:
         """Wait until nothing runs here."""
         self._processes.wait()
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for a while. Raises `processes.Stopped` after `stop`."""
+        self._processes.pause(seconds)
 
     def reproduce(
         self, stage: str | None = None, *, line: Line = lambda _: None, echo: bool = False, seconds: float | None = None
@@ -409,6 +479,7 @@ class Workspace:
 
         Raises:
           DvcError: where a stage fails; the message is DVC's own line, and the stage's last error.
+          OutOfTime: after `seconds`.
           processes.Stopped: after `stop`.
         """
         words = ["repro"]
@@ -422,8 +493,8 @@ class Workspace:
             report.add(text)
             line(text)
 
-        with self._checking:
-            for text in [] if self._checked else mend(self.root):
+        with _mending:
+            for text in [] if self._checked else mend(self._cache_of):
                 line(text)
                 if echo:
                     print(text, file=sys.stderr, flush=True)
@@ -433,16 +504,16 @@ class Workspace:
 
     def save(self, name: str) -> None:
         """Keep the settings and outputs at hand as the experiment `name`, in place of one of that name."""
-        self._dvc(["exp", "save", "--quiet", "--force", "--name", name])
+        self._dvc(["exp", "save", "--force", "--name", name])
 
     def push(self, stage: str | None = None) -> None:
         """Send the outputs of a stage, or of all, to the remote, with what another machine needs to restore them."""
-        self._dvc(["push", "--quiet", "--run-cache", *([stage] if stage else [])])
+        self._dvc(["push", "--run-cache", *([stage] if stage else [])])
 
     def push_experiment(self, name: str, repository: str) -> None:
         """Send an experiment to a Git remote, and its outputs and runs to the DVC remote, where there is one."""
         if remote(self.root):
-            self._dvc(["exp", "push", "--quiet", "--force", "--run-cache", repository, name])
+            self._dvc(["exp", "push", "--force", "--run-cache", repository, name])
         else:
             kept = f"{EXPERIMENTS}/*/*/{name}"
             for reference in _run_git(self.root, "for-each-ref", "--format=%(refname)", kept).split():
@@ -464,7 +535,7 @@ class Workspace:
                 command, cwd=self.root, env=variables, line=line or report.add, echo=echo, seconds=seconds
             )
         except TimedOut as error:
-            raise DvcError(f"dvc {' '.join(words)}: {error}") from None
+            raise OutOfTime(f"dvc {' '.join(words)}: {error}") from None
         if code:
             raise DvcError(report.error or f"dvc {' '.join(words)} ended with exit code {code}", report.exit_code)
 
@@ -484,9 +555,14 @@ class _Report:
         self.outcomes: dict[str, Outcome] = {}
         self._error: str | None = None
         self._reason: str | None = None
+        self._goes_on = False
 
     def add(self, text: str) -> None:
-        text = self.COLOURS.sub("", text).strip()
+        text = self.COLOURS.sub("", text)
+        if self._goes_on and text[:1].isspace():  # who is at work where DVC must wait
+            self._error = f"{self._error} {text.strip()}"
+            return
+        text, self._goes_on = text.strip(), False
         for pattern, outcome in (
             (self.SKIPPED, Outcome.UNCHANGED),
             (self.PULLING, Outcome.RESTORED),
@@ -499,7 +575,7 @@ class _Report:
         if text.startswith("error: "):
             self._reason = text.removeprefix("error: ")
         elif found := self.FAILED.match(text):
-            self._error = found[1]
+            self._error, self._goes_on = found[1], True
 
     @property
     def error(self) -> str | None:
@@ -536,7 +612,7 @@ def temporary(root: Path, name: str, variables: Mapping[str, str] | None = None)
                 _run_git(checkout, "config", key, value)
         inside = checkout / root.relative_to(top)
         _share_cache(root, inside)
-        workspace = Workspace(inside, {"DVC_ROOT": str(root), **(variables or {})})
+        workspace = Workspace(inside, {"DVC_ROOT": str(root), **(variables or {})}, cache_of=root)
         try:
             yield workspace
         finally:
@@ -583,18 +659,34 @@ def _share_cache(root: Path, other: Path) -> None:
 def use_store(root: Path, store: str) -> None:
     """Have the checkout at `root` share what runs with others: a URL is a remote, an absolute folder the cache itself.
 
-    Written into DVC's local configuration, which Git does not keep.
+    Written into DVC's local configuration, which Git does not keep, where that does not say so already. What a person
+    has set there, an endpoint or a password, stays.
     """
-    from dvc.config import Config
+    from dvc.config import Config, merge
 
     if "://" not in store and not os.path.isabs(store):
         raise DvcError(f"the store {store!r} is neither a URL nor an absolute folder")
-    with Config(str(root / ".dvc")).edit("local") as settings:
-        if "://" in store:
-            settings["remote"][STORE] = {"url": store.removeprefix("file://")}
-            settings["core"]["remote"] = STORE
-        else:
-            settings["cache"] = {**settings.get("cache", {}), "dir": store, "shared": "group"}
+    wanted: dict[str, Any] = {"cache": {"dir": store, "shared": "group"}}
+    if "://" in store:
+        wanted = {"core": {"remote": STORE}, "remote": {STORE: {"url": store.removeprefix("file://")}}}
+    with _in_turn(root):
+        config = Config(str(root / ".dvc"))
+        before = config.load_one("local")
+        after = copy.deepcopy(before)
+        merge(after, wanted)
+        if after != before:
+            with config.edit("local") as settings:
+                merge(settings, wanted)
+
+
+@contextlib.contextmanager
+def _in_turn(root: Path) -> Iterator[None]:
+    """Hold what the runs of a checkout share for the moment of a change."""
+    path = root / ".dvc" / "tmp" / "change.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -625,15 +717,39 @@ def _quiet() -> Iterator[None]:
 
 
 def _pipeline(root: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
+    return _yaml(root / "dvc.yaml")
 
-    pipeline: dict[str, Any] = YAML(typ="safe", pure=True).load(root / "dvc.yaml")
-    return pipeline
+
+def _lock(root: Path) -> dict[str, Any]:
+    """The stages of dvc.lock, by name; none where nothing has run."""
+    lock = root / "dvc.lock"
+    found: dict[str, Any] = _yaml(lock).get("stages", {}) if lock.exists() else {}
+    return found
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        found = YAML(typ="safe", pure=True).load(path)
+    except (UnicodeDecodeError, YAMLError):
+        found = None
+    if not isinstance(found, dict):
+        raise DvcError(f"{path} cannot be read (a merge may have left its marks in it); `git restore {path.name}`")
+    return found
 
 
 def _git(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     try:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            env=os.environ | UNASKED,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     except FileNotFoundError:
         raise DvcError("git is not installed, and DVC keeps its runs in a Git repository") from None
 
