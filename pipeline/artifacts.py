@@ -18,11 +18,12 @@ PERCENT = re.compile(r"\((\d+)%\)")
 
 @dataclass
 class Row:
-    """How a stage of a run went."""
+    """How a stage of a run went, and why what it has made could not be sent to the store, where that is so."""
 
     stage: str
     state: str
     seconds: float
+    not_pushed: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,12 +34,13 @@ from pipeline.processes import Stopped
 from pipeline.run import called, fingerprint, profiles, write
 from pipeline.watch import watched
 from stages import params
-from stages.errors import SettingsError
+from stages.errors import SettingsError, did_you_mean
 
 STORE = "QUICKDRAW_STORE"  # where runs are shared with other machines: a URL or an absolute folder
 REPORTS = "QUICKDRAW_REPORTS"  # the address of a report, with {name} or {hash} in it
 RETRY_SECONDS = [10.0, 60.0, 300.0]  # between attempts at a stage that uses the network
-REFUSED = "Refused"  # the state of a stage that cannot use its settings: to try again is no help
+# The states of a stage that is not tried again: one that cannot use its settings, and one that took longer than it may.
+REFUSED, OUT_OF_TIME = "Refused", "OutOfTime"
 
 Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$")]
 Hours = Annotated[float, Field(ge=0)]
@@ -69,7 +70,7 @@ def reproduce(keep: Name = "", hours: Hours = 0) -> State[Any]:
         run = _finished(workspace, name, rows, committed, settings)
         baseline = _baseline(root, committed, apart_from=name)
         _leave(run, baseline)
-        return Completed(message=artifacts.verdict(run, baseline), data=run)
+        return _completed(run, baseline, _not_pushed(rows))
     return failure.state
 
 
@@ -110,11 +111,16 @@ def experiment(
             rows = _run_stages(workspace, chosen, hours)
             workspace.save(name)
             run = _finished(workspace, name, rows, committed, chosen)
+        _leave(run, against)
+        not_pushed = _not_pushed(rows)
         shared = dvc.remote(root) is not None or bool(os.environ.get(STORE))
         if push and shared and dvc.has_origin(root):
-            dvc.Workspace(root).push_experiment(name, "origin")
-        _leave(run, against)
-        return Completed(message=artifacts.verdict(run, against), data=run)
+            try:
+                dvc.Workspace(root).push_experiment(name, "origin")
+                not_pushed = []  # it went with all that its stages have made
+            except dvc.DvcError as error:
+                not_pushed = [f"{name} ({error})"]
+        return _completed(run, against, not_pushed)
     return failure.state
 
 
@@ -162,8 +168,16 @@ def sweep(
         create_table_artifact(table, key="sweep", description=f"The experiments of this sweep, by {metric}")
         if failed:
             return Failed(message=f"{len(failed)} of {len(states)} experiments failed: {', '.join(failed)}")
-        return Completed(message=f"{len(done)} experiments; the best is {table[0]['experiment']}", data=table)
+        return Completed(message=_best(done, table, metric), data=table)
     return failure.state
+
+
+def _best(done: list[Run], table: list[dict[str, Any]], metric: str) -> str:
+    """Which of the experiments is the best, where they have the figure by which that is said."""
+    known = {figure for run in done for figure in run.figures}
+    if metric not in known:
+        return f"{len(done)} experiments, and none has the figure {metric!r}.{did_you_mean(metric, known)}"
+    return f"{len(done)} experiments; the best is {table[0]['experiment']}"
 
 
 def combinations(grid: Grid, runs: list[Settings]) -> list[dict[str, Any]]:
@@ -180,7 +194,9 @@ def combinations(grid: Grid, runs: list[Settings]) -> list[dict[str, Any]]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def _run_stage(workspace: dvc.Workspace, stage: dvc.Stage, at_hand: bool, row: Row, hours: float) -> State[None]:
+def _run_stage(
+    workspace: dvc.Workspace, stage: dvc.Stage, at_hand: bool, rows: Mapping[str, Row], hours: float
+) -> State[None]:
     """One stage, ended in the state that DVC reports."""
     logger = get_run_logger()
     progress = artifacts.Progress(stage.name)
@@ -192,22 +208,48 @@ def _run_stage(workspace: dvc.Workspace, stage: dvc.Stage, at_hand: bool, row: R
         except Exception as error:  # what is only seen must not end what is computed
             logger.warning("No progress to be seen: %s", error)
 
-    started = time.monotonic()
+    row, started = rows[stage.name], time.monotonic()
     try:
         if at_hand:
             outcome = dvc.Outcome.UNCHANGED
         else:
             seconds = hours * 3600 or None
-            outcome = workspace.reproduce(stage.name, line=show, seconds=seconds)[stage.name]
+            done = workspace.reproduce(stage.name, line=show, seconds=seconds)
+            outcome = done.get(stage.name, dvc.Outcome.RAN)  # DVC has other words for a file that it only tracks
             if outcome is dvc.Outcome.RAN and dvc.remote(workspace.root):
-                workspace.push(stage.name)
+                row.not_pushed = _push(workspace, stage.name, patient=not _not_pushed(rows.values()))
         state: State[None] = Completed(name=outcome.value, message=stage.desc)
     except Stopped:
         state = Cancelled(message="ended with the run")
+    except dvc.OutOfTime as error:
+        state = Failed(name=OUT_OF_TIME, message=str(error))
     except dvc.DvcError as error:
         state = Failed(name=REFUSED if error.exit_code == SettingsError.exit_code else "Failed", message=str(error))
     row.seconds, row.state = round(time.monotonic() - started, 1), state.name or ""
     return state
+
+
+def _push(workspace: dvc.Workspace, stage: str, patient: bool) -> str:
+    """Send what a stage has made to the store; return why that cannot be. What has run is not lost for it.
+
+    Args:
+      patient: whether to try again; a store that has not taken the stages before will hardly take this one.
+    """
+    waits = iter(RETRY_SECONDS if patient else [])
+    while True:
+        try:
+            workspace.push(stage)
+            return ""
+        except dvc.DvcError as error:
+            get_run_logger().warning("What %s has made is not pushed: %s", stage, error)
+            if (seconds := next(waits, None)) is None:
+                return str(error)
+        workspace.pause(seconds)
+
+
+def _not_pushed(rows: Iterable[Row]) -> list[str]:
+    """The stages whose outputs could not be sent to the store, each with the reason."""
+    return [f"{row.stage} ({row.not_pushed})" for row in rows if row.not_pushed]
 
 
 def _run_stages(workspace: dvc.Workspace, settings: Mapping[str, Any], hours: float) -> list[Row]:
@@ -233,7 +275,7 @@ def _run_stages(workspace: dvc.Workspace, settings: Mapping[str, Any], hours: fl
                 workspace,
                 stage,
                 stage.name in at_hand,
-                rows[stage.name],
+                rows,
                 hours,
                 return_state=False,
                 wait_for=[futures[name] for name in stage.after],
@@ -242,9 +284,10 @@ def _run_stages(workspace: dvc.Workspace, settings: Mapping[str, Any], hours: fl
     create_table_artifact(
         [vars(row) for row in rows.values()], key="stages", description="What DVC did, stage by stage"
     )
-    failed = [future.state for future in futures.values() if future.state.is_failed()]
-    if failed:
-        raise dvc.DvcError("; ".join(state.message or "" for state in failed))
+    states = [future.state for future in futures.values()]
+    if not all(state.is_completed() for state in states):
+        ended = [state for state in states if state.is_final() and not state.is_completed()]
+        raise dvc.DvcError("; ".join(state.message or str(state.name) for state in ended))
     return list(rows.values())
 
 
@@ -255,7 +298,7 @@ def _uses_network(stage: dvc.Stage, settings: Mapping[str, Any]) -> bool:
 
 
 def _may_be_tried_again(_task: Any, _run: Any, state: State[Any]) -> bool:
-    return state.name != REFUSED
+    return state.name not in (REFUSED, OUT_OF_TIME)
 
 
 def _finished(
@@ -274,20 +317,46 @@ def _finished(
 def _baseline(root: Path, usual: Mapping[str, Any], named: str = "", apart_from: str = "") -> Kept | None:
     """The run to hold another against: the one that is named, else the last of the usual settings, else the commit's.
 
+    It is called by its name and the commit that it was made from: a run of each night has the same name.
+
+    Args:
+      apart_from: the name of the run to be held against it; of that name, one of another commit is another run.
+
     Raises `dvc.DvcError` where there are no figures of the one that is named.
     """
-    if named:
-        figures = artifacts.flat(dvc.metrics(root, dvc.experiments(root).get(named, named)))
-        if not figures:
-            raise dvc.DvcError(f"the baseline {named} has no figures here; `dvc exp show` lists what there is")
-        return Kept(named, figures)
     usually = f"-{fingerprint(usual)}"
-    candidates = {name: commit for name, commit in dvc.experiments(root).items() if name.endswith(usually)}
-    candidates.pop(apart_from, None)
-    for name, revision in [*reversed(candidates.items()), ("HEAD", "HEAD")]:
-        if figures := artifacts.flat(dvc.metrics(root, revision)):
-            return Kept(name, figures)
+    if dvc.has_origin(root):
+        try:
+            dvc.fetch_experiments(root, named or f"*{usually}")
+        except dvc.DvcError as error:
+            get_run_logger().warning("The experiments of origin are not seen: %s", error)
+    last_first = dvc.kept(root)[::-1]
+    if named:
+        candidates = [one for one in last_first if one.name == named][:1] or [_as_kept(root, named)]
+    else:
+        head = _as_kept(root, "HEAD")
+        this = (apart_from, head.baseline)
+        candidates = [one for one in last_first if one.name.endswith(usually) and (one.name, one.baseline) != this]
+        candidates.append(head)
+    for one in candidates:
+        if figures := artifacts.flat(dvc.metrics(root, one.commit)):
+            return Kept(f"{one.name} ({one.baseline[:7]})", figures)
+    if named:
+        raise dvc.DvcError(f"the baseline {named} has no figures here; `dvc exp show` lists what there is")
     return None
+
+
+def _as_kept(root: Path, revision: str) -> dvc.Experiment:
+    """What a commit holds, as an experiment that was made from it."""
+    commit = dvc.commit(root, revision)
+    return dvc.Experiment(revision, baseline=commit, commit=commit)
+
+
+def _completed(run: Run, baseline: Kept | None, not_pushed: list[str]) -> State[Any]:
+    message = artifacts.verdict(run, baseline)
+    if not_pushed:
+        message += f"; not pushed: {', '.join(not_pushed)}"
+    return Completed(message=message, data=run)
 
 
 def _leave(run: Run, baseline: Kept | None) -> None:
