@@ -4,6 +4,7 @@ The settings of the run are left in params.yaml, so that DVC's own commands go o
 DVC experiment, which `dvc exp show` lists beside the others.
 """
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -87,10 +88,13 @@ def server_at_hand() -> str | None:
     return None
 
 
-def server_answers(address: str) -> bool:
-    """Whether a Prefect server answers at the address of its API."""
+def server_answers(address: str, about: str = "health") -> bool:
+    """Whether a Prefect server answers at the address of its API; only about its health does it without a password."""
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=PATIENCE):
+        request = urllib.request.Request(f"{address}/{about}")
+        if password := os.environ.get("PREFECT_API_AUTH_STRING"):
+            request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=PATIENCE):
             return True
     except (OSError, ValueError, http.client.HTTPException):
         return False

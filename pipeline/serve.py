@@ -5,14 +5,13 @@ import json
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from pipeline import dvc
 from pipeline.processes import Processes, Stopped
-from pipeline.run import ended_by_signals
+from pipeline.run import ended_by_signals, server_answers
 
 PATIENCE = 180.0  # seconds for the server to answer, and for the worker to be there
 DEPLOYMENTS = Path(".dvc") / "tmp" / "prefect.yaml"
@@ -31,7 +30,7 @@ def serve(port: int, schedules: bool) -> None:
     """
     root = dvc.find_root(Path.cwd())
     address = f"http://127.0.0.1:{port}"
-    if _answers(f"{address}/api/health"):
+    if server_answers(f"{address}/api"):
         raise ServeError(f"something is served at {address} already; --port names another")
     pool = deployments(root, root / DEPLOYMENTS, schedules)
 
@@ -50,9 +49,9 @@ def serve(port: int, schedules: bool) -> None:
     with ended_by_signals(), contextlib.ExitStack() as stack:
         stack.callback(lambda: end(reversed(parts)))  # the server last: it hears how runs end
         server = start("server", "start", "--host", "127.0.0.1", "--port", str(port), shown=False)
-        server.until(lambda: _answers(f"{address}/api/health"))
+        server.until(lambda: server_answers(f"{address}/api"))
         worker = start("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", shown=True)
-        worker.until(lambda: _answers(f"{address}/api/work_pools/{pool}"))
+        worker.until(lambda: server_answers(f"{address}/api", f"work_pools/{pool}"))
         start("deploy", "--all", "--prefect-file", str(root / DEPLOYMENTS), shown=False).until(None)
         print(
             f"\nThe runs, and the forms that start them: {address}\n"
@@ -81,10 +80,12 @@ def deployments(root: Path, path: Path, schedules: bool) -> str:
     for deployment in text["deployments"]:
         for schedule in deployment.get("schedules", []):
             schedule["active"] = schedules
+    pools = sorted({str(deployment["work_pool"]["name"]) for deployment in text["deployments"]})
+    if len(pools) != 1:
+        raise ServeError(f"prefect.yaml names {len(pools)} work pools ({', '.join(pools)}); to serve them, name one")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(text, indent=1), encoding="utf-8")  # which is YAML too
-    [pool] = {deployment["work_pool"]["name"] for deployment in text["deployments"]}
-    return str(pool)
+    return pools[0]
 
 
 class _Part:
@@ -124,11 +125,3 @@ class _Part:
             time.sleep(0.2)
         if not self.runs() and (holds or self._code):
             raise ServeError("\n".join([*self._said, f"prefect {self._name} ended; the lines above say why"]))
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (OSError, ValueError):
-        return False

@@ -52,6 +52,13 @@ def test_serving_runs_them_in_the_checkout_at_hand(tmp_path: Path, schedules: bo
         assert all(schedule["active"] is schedules for schedule in deployment.get("schedules", []))
 
 
+def test_one_worker_serves_one_pool(tmp_path: Path) -> None:
+    text = {"deployments": [{"name": name, "work_pool": {"name": name}} for name in ("big", "small")]}
+    (tmp_path / "prefect.yaml").write_text(json.dumps(text))
+    with pytest.raises(serve.ServeError, match=r"prefect.yaml names 2 work pools \(big, small\)"):
+        serve.deployments(tmp_path, tmp_path / "new.yaml", False)
+
+
 @pytest.mark.parametrize("path", POOLS, ids=lambda path: path.stem)
 def test_a_pool_uses_the_variables_that_it_declares_and_asks_for_a_gpu(path: Path) -> None:
     pool = json.loads(path.read_text(encoding="utf-8"))
