@@ -40,7 +40,7 @@ STAGE = """
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("training: 1 of 4 steps (25%), 1.5 bits, 0.1 a second, 0:30 left", file=sys.stderr, flush=True)
         (place / "slow").write_text(str(os.getpid()))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while (place / "slow").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
     given = json.dumps([settings[key] for key in keys])

@@ -121,7 +121,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a graph that is none": (
         change("dvc.yaml", "stages: {a: {cmd: x, deps: [a], outs: [a]}}\n"),
         "DVC",
-        "cycle|same|a",
+        "a dependency and an output in stage: a",
     ),
     "a lock that is none": (change("dvc.lock", "stages: [\n"), "DVC", r"dvc\.lock"),
     "no mirror": (with_settings(mirror="nowhere"), "mirror", r"there is no folder .*/nowhere; name another"),
