@@ -8,13 +8,14 @@ import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from stages.errors import SettingsError, did_you_mean, one_line
 from stages.quickdraw.labels import BUCKET as BUCKET
-from stages.quickdraw.labels import labels
+from stages.quickdraw.labels import check_name, labels
 
 DOODLES = "doodles"
 LONGEST = 1_000_000  # characters of a file of settings
@@ -58,6 +59,7 @@ class Params(BaseModel):
         description="How many drawings of the mirror, all classes together: the first in the fixed random order of "
         "TensorFlow Datasets.",
         ge=1,
+        le=2**31,
     )
     prefetch: StrictBool = Field(
         description="Whether to fetch the pixels of all of these drawings at once, not only those of the chosen "
@@ -94,6 +96,7 @@ class Params(BaseModel):
         description="Steps after which training ends even where epochs are left, for a run whose cost does not grow "
         "with the mirror; 0 is no limit.",
         ge=0,
+        le=2**31,
     )
     batch_size: Whole = Field(description="Drawings in a step of training.", ge=1, le=4096)
     learning_rate: Number = Field(description="Adam's learning rate at the start.", gt=0, le=1)
@@ -169,6 +172,8 @@ class Params(BaseModel):
         scheme, separator, _ = mirror.partition("://")
         if separator and scheme not in ("https", "http", "gs", "s3", "file"):
             raise ValueError(f"{one_line(scheme)}:// is none of https://, http://, gs://, s3://, file://")
+        if separator and not _is_address(mirror):  # and is not shown: what cannot be read may hold a password
+            raise ValueError(f"what follows {scheme}:// is no address; permitted: {permitted('mirror')}")
         return mirror
 
     @field_validator("classes")
@@ -176,9 +181,7 @@ class Params(BaseModel):
     def _are_classes(cls, classes: tuple[str, ...], info: Any) -> tuple[str, ...]:
         seen: set[str] = set()
         for name in classes:
-            if not name.strip() or "/" in name or not name.isprintable() or name.startswith("."):
-                raise ValueError(f"{one_line(repr(name))} cannot be the name of a class, which is also that of a file")
-            if name in seen:
+            if check_name(name) in seen:
                 raise ValueError(f"{one_line(repr(name))} is there twice; name each class once")
             seen.add(name)
         # Another mirror may hold whatever classes its owner drew: what it lacks is found when it is read.
@@ -214,8 +217,10 @@ def parse(text: str, source: str) -> dict[str, Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    yaml = YAML(typ="safe", pure=True)
+    yaml.constructor.flatten_mapping = _refuse_merging
     try:
-        values = YAML(typ="safe", pure=True).load(text)
+        values = yaml.load(text)
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SettingsError(f"{source}{line}: not YAML: {one_line(error.problem or error.context)}") from None
@@ -256,6 +261,25 @@ def permitted(key: str) -> str:
         "data_dir": "a folder",
         "classes": "a list of class names, one or more",
     }[key]
+
+
+def _is_address(url: str) -> bool:
+    """Whether a URL names a folder, a bucket, or a host and a port that can be."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            return bool(parts.path) and unquote(parts.path).isprintable()
+        if parts.scheme in ("http", "https"):
+            return bool((parts.hostname or "").encode("idna")) and parts.port != 0
+        return bool(parts.netloc)
+    except ValueError:
+        return False
+
+
+def _refuse_merging(node: Any) -> None:
+    """YAML 1.2 has no merge keys, and a few lines of them, each with several of the line before, take hours."""
+    if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+        raise ValueError("a merge key (<<) is not read")
 
 
 def _bounds(constraint: object) -> Iterator[tuple[str, float]]:

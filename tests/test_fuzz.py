@@ -26,7 +26,7 @@ from PIL import Image
 from pipeline import compare, run, verify
 from stages import params, reviews, tables
 from stages.errors import SettingsError, StageError
-from stages.quickdraw import mirrors, npy, patience, prepared
+from stages.quickdraw import labels, npy, patience, prepared
 from tests.settings import FULL
 
 CASES = int(os.environ.get("FUZZ", "20000"))
@@ -126,7 +126,7 @@ def read_override(content: bytes) -> None:
 
 
 def read_name(content: bytes) -> None:
-    name = mirrors.check_name(content.decode("utf-8", "surrogateescape"))
+    name = labels.check_name(content.decode("utf-8", "surrogateescape"))
     assert Path("/folder", f"{name}.npy").resolve().parent == Path("/folder")
 
 
@@ -211,6 +211,7 @@ YAML_TEXT = "".join(f"{key}: {json.dumps(value)}\n" for key, value in FULL.items
 SMALL_YAML = [
     b"seed: 1\nmirror: doodles\nclasses: [bee, sun]\n",
     b"learning_rate: 1e-3\nclasses:\n- bee\n- The Eiffel Tower\nprefetch: true\n",
+    b"a: &a {b: 1}\nc: {<<: *a, d: 2}\n",
     b"a: &a [1, *a]\nb: {c: ? d}\n--- \n...\n%YAML 1.1\n",
     b'mirror: "a\\x41"\ndate: 2001-01-01 10:00:00\nf: .inf\ng: !!set {a, b}\nh: !!binary aGk=\n',
 ]
@@ -232,7 +233,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "settings": Parser(read_settings, SMALL_YAML, SettingsError),
         "all settings": Parser(read_settings, [YAML_TEXT], SettingsError),
         "override": Parser(read_override, OVERRIDES, SettingsError),
-        "name": Parser(read_name, [b"bee", b"The Eiffel Tower", b"a"], StageError, fast=True),
+        "name": Parser(read_name, [b"bee", b"The Eiffel Tower", b"a"], ValueError, fast=True),
         "review": Parser(review, [REVIEW], StageError),
         "page": Parser(read_page, [PAGE], verify.VerifyError),
         "record": Parser(read_record, [example()], broken, fast=True),

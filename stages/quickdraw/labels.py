@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.errors import StageError
+from stages.errors import StageError, one_line
 
 BUCKET = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 
@@ -48,6 +48,18 @@ def numbered(classes: Iterable[str]) -> dict[str, int]:
     known = {name: label for label, name in enumerate(labels()) if name in present}
     own = sorted(present - known.keys())
     return known | {name: len(labels()) + place for place, name in enumerate(own)}
+
+
+def check_name(name: str) -> str:
+    """`name`, where it can be that of a class: of one file on any machine, and of one line of text.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    printable = name.isprintable() and name == name.strip()
+    if not name or not printable or name.startswith(".") or set(name) & set('/\\:*?"<>|') or len(name.encode()) > 200:
+        raise ValueError(f"{one_line(repr(name))} cannot be the name of a class, which is also that of a file")
+    return name
 
 
 def _folder() -> Path:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from stages.errors import StageError
 from stages.quickdraw import npy
-from stages.quickdraw.labels import numbered
+from stages.quickdraw.labels import check_name, numbered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,14 +68,17 @@ class Folder(Mirror):
     def counts(self) -> dict[str, int]:
         """As told by the header of each file."""
         try:
-            names = [entry.name for entry in os.scandir(self.path) if entry.name.endswith(".npy")]
+            files = [entry.name for entry in os.scandir(self.path) if entry.name.endswith(".npy")]
+            names = [check_name(file[: -len(".npy")]) for file in files]
         except FileNotFoundError:
             raise StageError(f"mirror: there is no folder {self.path}") from None
         except NotADirectoryError:
             raise StageError(f"mirror: {self.path} is not a folder") from None
+        except ValueError as error:
+            raise StageError(f"mirror: {error}") from None
         if not names:
             raise StageError(f"mirror: {self.path} holds no <class>.npy")
-        counts = {name: self._header(name).rows for name in (check_name(file[: -len(".npy")]) for file in names)}
+        counts = {name: self._header(name).rows for name in names}
         return {name: counts[name] for name in numbered(counts)}
 
     def gather(self, name: str, rows: Rows, out: Pixels) -> None:
@@ -127,14 +130,6 @@ class Doodles(Mirror):
 
         check_rows(f"mirror: doodles, {name!r},", rows, doodles.ROWS_PER_CLASS)
         out[:] = doodles.draw(name, rows)
-
-
-def check_name(name: str) -> str:
-    """`name`, where it can be that of a class: of one file on any machine, and of one line of text."""
-    printable = name.isprintable() and name == name.strip()
-    if not name or not printable or name.startswith(".") or set(name) & set('/\\:*?"<>|') or len(name.encode()) > 200:
-        raise StageError(f"mirror: {name[:100]!r} cannot be the name of a class, which is also that of a file")
-    return name
 
 
 def check_rows(what: str, rows: Rows, there: int) -> None:

@@ -92,6 +92,8 @@ def nothing() -> None:
     ("breaks", "changes", "code", "says"),
     [
         (nothing, {"num_drawings": 461}, 2, "num_drawings is 461, and the mirror holds 460 drawings; permitted: 1 to"),
+        (nothing, {"mirror": "~nosuchuser/x"}, 2, "mirror: ~nosuchuser/x starts at the home of a user who is"),
+        (nothing, {"source": "tfds", "data_dir": "~nosuchuser"}, 2, "data_dir: ~nosuchuser starts at the home of"),
         (no_folder, {}, 1, "mirror: there is no folder mirror"),
         (cut_short, {}, 1, "mirror: mirror/bee.npy is cut short: 94,108 bytes, where its header says 120 drawings"),
         (pickled, {}, 1, "mirror: mirror/bee.npy holds pickled objects"),

@@ -10,6 +10,8 @@ from stages.params import Params
 from stages.quickdraw.labels import BUCKET
 from tests.settings import FULL, ROOT
 
+NO_ADDRESS = "mirror: what follows {}:// is no address; permitted: a URL, a folder, or doodles"
+
 
 def message(changes: dict[str, Any]) -> str:
     """What is said about the full run's settings with some of them changed."""
@@ -56,7 +58,8 @@ def test_the_list_of_params_yaml_stands_last_and_in_block_style() -> None:
         ({"num_resnet": True}, "num_resnet is True; permitted: a whole number from 1 to 20"),
         ({"num_resnet": 1.5}, "num_resnet is 1.5; permitted: a whole number from 1 to 20"),
         ({"num_resnet": None}, "num_resnet is None; permitted: a whole number from 1 to 20"),
-        ({"num_drawings": -1}, "num_drawings is -1; permitted: a whole number from 1 up"),
+        ({"num_drawings": -1}, "num_drawings is -1; permitted: a whole number from 1 to 2147483648"),
+        ({"max_steps": 2**31 + 1}, "max_steps is 2147483649; permitted: a whole number from 0 to 2147483648"),
         ({"dropout_p": True}, "dropout_p is True; permitted: a number from 0 to 0.95"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; permitted: a number above 0 to 1"),
         ({"clip_norm": float("inf")}, "clip_norm is inf; permitted: a number from 0 up"),
@@ -67,11 +70,22 @@ def test_the_list_of_params_yaml_stands_last_and_in_block_style() -> None:
         ({"mirror": ""}, "mirror is ''; permitted: a URL, a folder, or doodles"),
         ({"mirror": 5}, "mirror is 5; permitted: a URL, a folder, or doodles"),
         ({"mirror": "htps://host/x"}, "mirror: htps:// is none of https://, http://, gs://, s3://, file://"),
+        ({"mirror": "https://[x"}, NO_ADDRESS.format("https")),
+        ({"mirror": "https://"}, NO_ADDRESS.format("https")),
+        ({"mirror": "https://me:pass[word@host/x"}, NO_ADDRESS.format("https")),
+        ({"mirror": "https://host:abc/x"}, NO_ADDRESS.format("https")),
+        ({"mirror": "https://host:99999/x"}, NO_ADDRESS.format("https")),
+        ({"mirror": "http://a..b/x"}, NO_ADDRESS.format("http")),
+        ({"mirror": "gs://"}, NO_ADDRESS.format("gs")),
+        ({"mirror": "file://[x"}, NO_ADDRESS.format("file")),
+        ({"mirror": "file:///a%00b"}, NO_ADDRESS.format("file")),
         ({"classes": []}, "classes is empty; permitted: a list of class names, one or more"),
         ({"classes": "bee"}, "classes is 'bee'; permitted: a list of class names, one or more"),
         ({"classes": ["bee", 5]}, "classes, entry 2, is 5; permitted: a list of class names, one or more"),
         ({"classes": ["bee", "sun", "bee"]}, "classes: 'bee' is there twice; name each class once"),
         ({"classes": ["../bee"]}, "classes: '../bee' cannot be the name of a class, which is also that of a file"),
+        ({"mirror": "mine", "classes": ["my:dog"]}, "classes: 'my:dog' cannot be the name of a class, which is also "
+                                                    "that of a file"),
         ({"classes": ["bee", "bycicle"]}, "classes: 'bycicle' is no class of Quick, Draw!. Did you mean 'bicycle'?"),
         ({"classes": ["see turtle"]}, "classes: 'see turtle' is no class of Quick, Draw!. Did you mean 'sea turtle'?"),
         ({"classes": ["Bee"]}, "classes: 'Bee' is no class of Quick, Draw!. Did you mean 'bee'?"),
@@ -116,6 +130,15 @@ def test_a_whole_number_may_be_written_with_an_exponent() -> None:
 def test_a_folder_may_hold_classes_of_its_own() -> None:
     own = params.check(FULL | {"mirror": "my drawings", "classes": ["grandmother", "bee"]}, "")
     assert own.classes == ("grandmother", "bee")
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["https://host", "http://127.0.0.1:8080/x/", "https://[::1]/x", "https://me:word@my_host./a%20b?key=x", "gs://a/b",
+     "https://münchen.example/x", "s3://arn:aws:s3:us-west-2:1:accesspoint/a", "file:///a%20b", "a [b", "/a%00b"],
+)  # fmt: skip
+def test_a_mirror_is_at_any_address_or_in_any_folder(mirror: str) -> None:
+    assert params.check(FULL | {"mirror": mirror}, "").mirror == mirror
 
 
 def test_settings_cannot_be_changed(full_run: Params) -> None:

@@ -1,7 +1,9 @@
 import subprocess
 import sys
 
-from stages.quickdraw.labels import labels, numbered, published
+import pytest
+
+from stages.quickdraw.labels import check_name, labels, numbered, published
 
 
 def test_labels_are_line_numbers() -> None:
@@ -24,6 +26,12 @@ def test_the_bucket_holds_every_class_in_files_of_whole_drawings() -> None:
 def test_classes_of_ones_own_are_numbered_after_the_published_ones() -> None:
     numbers = numbered(["zorro", "bee", "abacus", "aircraft carrier"])
     assert list(numbers.items()) == [("aircraft carrier", 0), ("bee", 26), ("abacus", 345), ("zorro", 346)]
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\nb", " bee", "x" * 201, "*", "a\x00", "\udcff"])
+def test_a_name_that_no_class_can_have(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of a class"):
+        check_name(name)
 
 
 def test_labels_import_neither_tensorflow_nor_its_datasets() -> None:

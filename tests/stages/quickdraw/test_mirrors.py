@@ -35,12 +35,6 @@ def test_doodles_have_published_labels_or_come_after_them() -> None:
     assert mirror.pixels(pd.DataFrame({"name": pd.Categorical(["bee", "tree"]), "row": [5, 2]})).shape == (2, 784)
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\nb", " bee", "x" * 201, "*", "a\x00", "\udcff"])
-def test_a_name_that_no_class_can_have(name: str) -> None:
-    with pytest.raises(StageError, match="cannot be the name of a class"):
-        mirrors.check_name(name)
-
-
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     def refused(path: Path) -> str:
         with pytest.raises(StageError) as caught:
