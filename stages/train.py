@@ -42,8 +42,6 @@ HELDOUT_REPORTS = 10
 HELDOUT_DRAWINGS = 200
 # Data-dependent initialisation takes the first drawings of the run, this many.
 INITIAL_DRAWINGS = 128
-# Of a batch whose loss is not finite so many drawings are named.
-SHOWN = 32
 SPLITS = ("train", "heldout")
 
 
@@ -60,14 +58,14 @@ def main(settings: Params) -> None:
     """Run the stage."""
     data = drawings.load()
     classes = data.classes(settings.classes)
-    training, heldout = data.where(~data.heldout), data.where(data.heldout)
+    rows = np.flatnonzero(~data.heldout)
     gpus = device.use(settings.device, settings.deterministic)
 
     from stages.pixelcnn.training import Trainer
 
     config = architecture(settings, classes)
-    order = Order(len(training.labels), settings.batch_size, settings.epochs, settings.seed, settings.max_steps)
-    first = order.drawings(0, INITIAL_DRAWINGS)
+    order = Order(len(rows), settings.batch_size, settings.epochs, settings.seed, settings.max_steps)
+    first = rows[order.drawings(0, INITIAL_DRAWINGS)]
 
     def condition(labels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
         return model.condition(labels, classes, settings.conditioning)
@@ -75,7 +73,7 @@ def main(settings: Params) -> None:
     trainer = Trainer(
         config,
         recipe(settings, order.steps),
-        initial_weights(config, settings.seed, training.images[first], condition(training.labels[first])),
+        initial_weights(config, settings.seed, data.images[first], condition(data.labels[first])),
         device.strategy(gpus, settings.batch_size),
         jit_compile=bool(gpus),
     )
@@ -83,7 +81,7 @@ def main(settings: Params) -> None:
     name = checkpoints.name_of(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow"))
     kept = Checkpoints(name)
     with files.folder(model.FOLDER) as folder:  # already here, for where it cannot be written it is told at once
-        losses = fit(trainer, order, training, heldout, condition, kept)
+        losses = fit(trainer, order, data, condition, kept)
         weights = {name: variable.numpy() for name, variable in trainer.averages.items()}
         model.save(model.Model(config, classes, settings.conditioning, weights), folder)
         write_losses(folder / LOSS, losses)
@@ -178,12 +176,15 @@ def _shuffled(number: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
 def fit(
     trainer: Trainer,
     order: Order,
-    training: Drawings,
-    heldout: Drawings,
+    data: Drawings,
     condition: Callable[[npt.NDArray[np.int16]], npt.NDArray[np.float32]],
     kept: Checkpoints | None = None,
 ) -> list[Loss]:
     """Take every step of the order, from the last checkpoint on; the losses worth writing down.
+
+    Args:
+      order: of the drawings that are not held out.
+      data: these, and those held out, as filter wrote them.
 
     Raises:
       StageError: a loss, or the norm of a gradient, is not finite.
@@ -193,6 +194,7 @@ def fit(
             f"batch_size is {order.batch_size}, and there are only {order.number} drawings to train on in "
             f"{order.epochs} epochs; lower it, or raise num_drawings"
         )
+    rows, training, heldout = np.flatnonzero(~data.heldout), data.where(~data.heldout), data.where(data.heldout)
     # Spread over the held-out drawings, whatever order they are in.
     subset = heldout.where(np.isin(np.arange(len(heldout.labels)), _spread(len(heldout.labels), HELDOUT_DRAWINGS)))
     reports = set(_spread(order.steps, REPORTS) + 1)
@@ -223,8 +225,8 @@ def fit(
                 if math.isfinite(value):
                     continue
                 raise StageError(
-                    f"training: the {what} of step {done} of {order.steps} is {value}, on the training drawings "
-                    f"{' '.join(map(str, chosen[:SHOWN]))}{' …' if len(chosen) > SHOWN else ''}; the last checkpoint "
+                    f"training: the {what} of step {done} of {order.steps} is {value}, on the rows (from 0) "
+                    f"{' '.join(map(str, rows[chosen]))} of {drawings.FOLDER / drawings.TABLE}; the last checkpoint "
                     f"{'is that of step ' + str(saved) if saved else 'is still to come'}. Lower learning_rate, set "
                     "clip_norm to 1, or take fewer num_logistic_mix"
                 )
