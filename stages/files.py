@@ -35,8 +35,8 @@ def folder(path: str | Path) -> Iterator[Path]:
     with _told_of(target), _beside(target) as temporary:
         temporary.mkdir()
         yield temporary
-        for file in temporary.rglob("*"):
-            _flush(file)
+        for written in (temporary, *temporary.rglob("*")):
+            _flush(written)
         # Put aside, not deleted: a kill leaves all of it or nothing.
         old = temporary.with_name(f"{target.name}.old")
         if target.exists():

@@ -129,6 +129,18 @@ def test_folder_replaces_the_whole_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_all_of_a_folder_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, flushed = tmp_path / "classes", []
+    monkeypatch.setattr(files, "_flush", lambda path: flushed.append((path, target.exists())))
+    with files.folder(target) as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "26_bee.png").touch()
+    inside = [temporary, temporary / "deep", temporary / "deep" / "26_bee.png"]
+    assert flushed == [*((path, False) for path in inside), (tmp_path, True)]
+
+
 def test_folder_keeps_what_was_there_when_filling_fails(tmp_path: Path) -> None:
     target = tmp_path / "classes"
     target.mkdir()
