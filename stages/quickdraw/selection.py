@@ -15,12 +15,14 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from stages.errors import StageError
 from stages.progress import progress
 
 Words: TypeAlias = npt.NDArray[np.uint32]
@@ -185,6 +187,11 @@ def _mapping(keys: int) -> Iterator[Callable[[Callable[[_Span], _Hashed], list[_
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _serve) as pool:
         try:
             yield pool.map
+        except BrokenProcessPool:  # without a word, as the kernel kills where memory ends
+            raise StageError(
+                "a process that selects drawings was killed, most likely for want of memory: lower num_drawings, or "
+                "free some"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages.errors import StageError
 from stages.quickdraw import selection
 from stages.quickdraw.labels import labels, published
 from tests.settings import ROOT
@@ -76,6 +77,17 @@ def test_processes_end_with_the_one_that_started_them() -> None:
     while any(map(runs, workers)) and time.monotonic() < ended:
         time.sleep(0.05)
     assert not any(map(runs, workers))
+
+
+def test_a_process_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "_cores", lambda: 2)
+    with (
+        pytest.raises(
+            StageError, match=r"^a process that selects drawings was killed, .*: lower num_drawings, or free"
+        ),
+        selection._mapping(10 * selection.WORTH_A_PROCESS) as mapping,
+    ):
+        list(mapping(os._exit, [9]))  # type: ignore[arg-type, list-item]
 
 
 def test_too_few_below_the_first_limit_are_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
