@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from stages.errors import StageError
+from stages import tables
+from stages.errors import StageError, one_line
 from stages.progress import progress
 from stages.quickdraw import npy
 from stages.quickdraw.mirrors import Pixels
@@ -15,6 +16,7 @@ from stages.quickdraw.mirrors import Pixels
 if TYPE_CHECKING:
     import pandas as pd
 
+IMAGE = (28, 28, 1)
 BLOCK = 32_768  # drawings, 26 MB: twice that is all that is held of the pixels
 
 
@@ -32,7 +34,7 @@ def write(path: Path, drawings: pd.DataFrame, source: Source) -> None:
     """Write the images `(len(drawings), 28, 28, 1)` of drawings, in their order, as a .npy file."""
     source.prepare(drawings)
     with open(path, "wb") as file, progress("writing images", len(drawings), "drawings") as add:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(drawings), 28, 28, 1)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(drawings), *IMAGE)}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(drawings), BLOCK):
             block = drawings.iloc[start : start + BLOCK]
@@ -55,7 +57,10 @@ class Prefetched:
         try:
             if positions.min(initial=0) < 0:
                 raise IndexError(f"position {positions.min()} is wanted")
-            images: Pixels = np.load(self.path, mmap_mode="r", allow_pickle=False)[positions]
-            return images.reshape(len(drawings), npy.PIXELS)
-        except (EOFError, IndexError, ValueError) as error:
+            images = tables.mapped(self.path)
+            if images.shape[1:] != IMAGE:
+                raise ValueError(f"it holds an array of shape {one_line(images.shape)}")
+            pixels: Pixels = images[positions].reshape(len(drawings), npy.PIXELS)
+            return pixels
+        except (IndexError, ValueError) as error:
             raise StageError(f"{self.path} does not fit the index ({error}): run the stage extract again") from None

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.errors import StageError
+from stages.errors import StageError, one_line
 from stages.quickdraw.labels import labels
-from stages.quickdraw.mirrors import Pixels
+from stages.quickdraw.mirrors import Pixels, check_rows
 from stages.quickdraw.npy import PIXELS
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Prepared:
         pixels = np.empty((len(drawings), PIXELS), np.uint8)
         found = np.empty(len(drawings), np.int64)
         positions, expected = drawings["position"].to_numpy(), drawings["label"].to_numpy()
+        check_rows(f"data_dir: {self.folder}", positions, int(self._ends[-1]))
         shards = np.searchsorted(self._ends, positions, "right")
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
@@ -94,14 +95,13 @@ class Prepared:
             (train,) = (split for split in info["splits"] if split["name"] == "train")
             lengths = [int(length) for length in train["shardLengths"]]
             name, version, form = info["name"], info["version"], info.get("fileFormat", "tfrecord")
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise StageError(f"data_dir: {path} is not what TensorFlow Datasets writes") from None
         if (name, version) != (NAME, VERSION) or form != "tfrecord" or not lengths or min(lengths) < 0:
-            raise StageError(
-                f"data_dir: {path} is about {name} {version} as {form}; {NAME} {VERSION} as tfrecord is read"
-            )
+            about = one_line(f"{name} {version} as {form}")
+            raise StageError(f"data_dir: {path} is about {about}; {NAME} {VERSION} as tfrecord is read")
         names = self.folder / "label.labels.txt"
-        if names.is_file() and tuple(names.read_text(encoding="utf-8").splitlines()) != labels():
+        if names.is_file() and tuple(names.read_text(encoding="utf-8", errors="replace").splitlines()) != labels():
             raise StageError(f"data_dir: {names} numbers the classes in another way")
         return lengths
 

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import checkpoints, command, files, params, sample, train
+from stages import checkpoints, command, extract, files, params, sample, train
 from tests.disks import fill, tmpfs
 from tests.settings import write
 from tests.stages import tiny
-from tests.stages.drawings import make_mirror
+from tests.stages.drawings import make_mirror, noise
+from tests.stages.quickdraw.test_prepared import prepare
 
 pytestmark = pytest.mark.torture
 
@@ -262,21 +263,26 @@ def test_an_input_that_is_not_what_it_should_be(
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("source", ["a folder", "doodles", "prefetched"])
+@pytest.mark.parametrize("source", ["a folder", "doodles", "prefetched", "tfds"])
 @pytest.mark.parametrize("row", [10**9, -1])
 def test_an_index_that_names_a_row_that_is_not_there(
     source: str, row: int, settings: params.Params, workspace: Path, fails: Fails, tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {"prefetch": source == "prefetched"}
-    if source == "a folder":
-        mirror = make_mirror(tmp_path / "mirror", dict.fromkeys(tiny.CLASSES, 100))
+    if source in ("a folder", "tfds"):
+        counts = dict.fromkeys(tiny.CLASSES, 100)
+        mirror = make_mirror(tmp_path / "mirror", counts)
         changes |= {"mirror": str(mirror), "num_drawings": 200}
+    if source == "tfds":
+        drawings = {name: noise(name, rows) for name, rows in counts.items()}
+        prepare(tmp_path, drawings, extract.index(counts, 300), [300])
+        changes |= {"source": "tfds", "data_dir": str(tmp_path)}
     chosen = settings.model_copy(update=changes)
     write(Path(), chosen.model_dump(mode="json"))
     assert command.run(tiny.STAGES["extract"].main, "", []) == 0
     path = Path("data/extract/index.parquet")
     index = pd.read_parquet(path)
-    column = "position" if source == "prefetched" else "row"
+    column = "position" if source in ("prefetched", "tfds") else "row"
     index.loc[index.index[index["name"] == "bee"][3], column] = row
     index.to_parquet(path, index=False)
     said = fails("filter")

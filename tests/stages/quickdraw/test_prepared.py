@@ -1,7 +1,8 @@
 import io
 import json
+import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,30 +54,34 @@ def index() -> pd.DataFrame:
 
 @pytest.fixture
 def folder(tmp_path: Path, index: pd.DataFrame) -> Path:
+    return prepare(tmp_path, DRAWINGS, index, LENGTHS)
+
+
+def prepare(data_dir: Path, drawings: Mapping[str, Pixels], index: pd.DataFrame, lengths: Sequence[int]) -> Path:
     """A prepared directory, written by hand: what TensorFlow Datasets writes is tested with itself elsewhere."""
-    folder = tmp_path / "quickdraw_bitmap" / "3.0.0"
+    folder = data_dir / "quickdraw_bitmap" / "3.0.0"
     folder.mkdir(parents=True)
     info = {
         "name": "quickdraw_bitmap",
         "version": "3.0.0",
         "fileFormat": "tfrecord",
-        "splits": [{"name": "train", "shardLengths": [str(length) for length in LENGTHS]}],
+        "splits": [{"name": "train", "shardLengths": [str(length) for length in lengths]}],
     }
     (folder / "dataset_info.json").write_text(json.dumps(info))
     (folder / "label.labels.txt").write_text("\n".join(labels()) + "\n")
     records = [
-        example(png(DRAWINGS[name][row]), numbered(COUNTS)[name])
+        example(png(drawings[name][row]), numbered(drawings)[name])
         for name, row in zip(index["name"], index["row"], strict=True)
     ]
     start = 0
-    for shard, length in enumerate(LENGTHS):
-        write(folder, shard, tfrecord(records[start : start + length]) or b"")
+    for shard, length in enumerate(lengths):
+        write(folder, shard, tfrecord(records[start : start + length]), len(lengths))
         start += length
     return folder
 
 
-def write(folder: Path, shard: int, content: bytes) -> None:
-    (folder / f"quickdraw_bitmap-train.tfrecord-{shard:05d}-of-{len(LENGTHS):05d}").write_bytes(content)
+def write(folder: Path, shard: int, content: bytes, shards: int = len(LENGTHS)) -> None:
+    (folder / f"quickdraw_bitmap-train.tfrecord-{shard:05d}-of-{shards:05d}").write_bytes(content)
 
 
 def test_pixels_come_by_position_from_the_files_that_are_needed(folder: Path, index: pd.DataFrame) -> None:
@@ -143,6 +148,12 @@ GOOD = png(DRAWINGS["bee"][0])
             lambda folder: change(folder, splits=[{"name": "train", "shardLengths": [9]}]),
             r"9 drawings, and the mir",
         ),
+        (
+            lambda folder: change(folder, splits=[{"name": "train", "shardLengths": [math.inf]}]),
+            r"is not what TensorFlow Datasets writes",
+        ),
+        (lambda folder: change(folder, name="\x1b[2J" + "a" * 9999), r"is about \ufffd\[2Ja+…; quickdraw_bitmap"),
+        (lambda folder: (folder / "label.labels.txt").write_bytes(b"\xff"), r"numbers the classes in another way"),
         (lambda folder: (folder / "label.labels.txt").write_text("bee\n"), r"numbers the classes in another way"),
         (lambda folder: write(folder, 0, b""), r"00000-of-00004 is empty"),
         (lambda folder: write(folder, 0, tfrecord([b"x"] * 9)), r"is cut short: 9 records of 20"),
@@ -155,10 +166,7 @@ GOOD = png(DRAWINGS["bee"][0])
         (one(b"GIF89a"), r"cannot be read: not a PNG"),
         (one(GOOD[:-20]), r"cannot be read: "),
         (one(GOOD[:60] + bytes([GOOD[60] ^ 1]) + GOOD[61:]), r"cannot be read: a checksum does not fit"),
-        (
-            one(png(np.zeros(784, np.uint8).repeat(1))),
-            r"the label 26, and that of the mirror 323|hold different drawings",
-        ),
+        (one(GOOD), r"has the label 26, and that of the mirror 323: they hold different drawings"),
         (one(GOOD, 344), r"has the label 344, and that of the mirror \d+: they hold different drawings"),
     ],
 )
@@ -170,6 +178,13 @@ def test_what_cannot_be_used_is_said(
         Prepared(folder, COUNTS).pixels(index)
     assert str(caught.value).startswith("data_dir: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("position", [55, 10**9, -1])
+def test_a_position_that_is_not_there(folder: Path, index: pd.DataFrame, position: int) -> None:
+    index.loc[3, "position"] = position
+    with pytest.raises(StageError, match=rf"^data_dir: .* holds 55 drawings, and row {position} is wanted"):
+        Prepared(folder, COUNTS).pixels(index)
 
 
 def test_an_image_of_another_size_is_refused(folder: Path, index: pd.DataFrame) -> None:
