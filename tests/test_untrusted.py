@@ -30,13 +30,13 @@ from pipeline import compare, dvc, verify
 from pipeline.__main__ import main
 from stages import drawings, extract, filter, params, report, reviews, tables
 from stages.errors import SettingsError, StageError
-from stages.quickdraw import mirrors, origins, prepared
+from stages.quickdraw import images, labels, mirrors, origins, prepared
 from stages.quickdraw.remote import Remote
 from tests import stand_in
 from tests.settings import FULL, ROOT
 from tests.stages.drawings import make_mirror
 from tests.stages.quickdraw.server import Answer, Request, Server
-from tests.stages.quickdraw.test_remote import HASTY
+from tests.stages.quickdraw.test_remote import CALM
 
 HEADER = "{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
 
@@ -121,6 +121,24 @@ def test_a_file_with_holes_that_claims_all_of_them(tmp_path: Path) -> None:
     refused(lambda: extract.check_number(10, counts), r"mirror: it says that it holds 4,294,[\d,]+ drawings; more than")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        array("(50, 28, 28, 1)", "<f4", bytes(50 * 784 * 4)),
+        array("(50, 784)", body=bytes(50 * 784)),
+        b"PK\x03\x04",
+        b"",
+    ],
+    ids=["of floats", "of another shape", "a zip file", "empty"],
+)
+def test_prefetched_images_that_are_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "images.npy"
+    path.write_bytes(content)
+    refused(lambda: images.Prefetched(path).pixels(index()), r"images.npy does not fit the index \(.+\): run the stage")
+    np.savez(tmp_path / "zip.npz", images=np.zeros((50, 28, 28, 1), np.uint8))
+    refused(lambda: images.Prefetched(tmp_path / "zip.npz").pixels(index()), "does not fit the index")
+
+
 def test_a_pipe_a_device_a_folder_or_a_circle_in_the_place_of_a_file(tmp_path: Path) -> None:
     folder = make_mirror(tmp_path / "mirror")
     path = folder / "bee.npy"
@@ -145,8 +163,8 @@ def test_a_pipe_a_device_a_folder_or_a_circle_in_the_place_of_a_file(tmp_path: P
 def test_a_class_that_is_a_way_out_of_the_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be the name of a class"):
         params.check(FULL | {"mirror": "mine", "classes": ["bee", name]}, "params.yaml")
-    with pytest.raises(StageError, match="cannot be the name of a class"):
-        mirrors.check_name(name)
+    with pytest.raises(ValueError, match="cannot be the name of a class"):
+        labels.check_name(name)
 
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "a\0b", "..", "CON", "a:b\\c", "x" * 300, "\u202egnp"])
@@ -235,12 +253,19 @@ LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(
 )
 
 
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 9)}]}}\n" for level in range(1, 30)
+)
+
+
 SETTINGS = [
     (LAUGHS + "num_resnet: *a29\n", "num_resnet is"),
     (LAUGHS + "classes: *a29\n", "classes"),
     ("classes: &x [*x]\n", "classes"),
     (f"seed: {'9' * 5000}\n", "not YAML|seed is"),
     (f"seed: 0x{'f' * 5000}\n", "seed is a number too long to be shown"),
+    (f"num_drawings: 0x{'f' * 5000}\n", "num_drawings is a number too long to be shown"),
+    (f"max_steps: 0x{'f' * 5000}\n", "max_steps is a number too long to be shown"),
     ("seed: 2001-99-99\n", "not YAML"),
     ("seed: !!python/object/apply:os.system [touch trapped]\n", "not YAML"),
     ("seed: !!python/name:os.system\n", "not YAML"),
@@ -252,6 +277,8 @@ SETTINGS = [
     ('? [a, b]\n: 1\n"\\e[2J": 2\n', "is not a setting|not YAML"),
 ]
 NO_SETTINGS = [
+    (MERGES, r"not YAML: a merge key \(<<\) is not read"),
+    ("a: &a {x: 1}\nb:\n  !!merge c: *a\n", r"not YAML: a merge key \(<<\) is not read"),
     ("seed: " + "[" * 50_000, "nested too deeply"),
     ("seed: " + "{a: " * 5_000, "nested too deeply"),
     ("#" * 2_000_000, "has more than 1,000,000 characters"),
@@ -403,7 +430,7 @@ def answering(folder: Path, change: Callable[[Answer], None], says: str) -> None
 
     with Server(folder.parent, misbehave) as server:
         server.listing = True  # so that it is asked for the files that there are
-        refused(Remote(f"{server.address}/mirror", HASTY).counts, says)
+        refused(Remote(f"{server.address}/mirror", CALM).counts, says)
 
 
 def header(name: str, value: str) -> Callable[[Answer], None]:
@@ -426,6 +453,26 @@ def test_an_answer_that_lies(folder: Path, change: Callable[[Answer], None], say
 
 
 @pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("http://[x", "redirected to what is no address"),
+        ("//[", "redirected to what is no address"),
+        ("http://127.0.0.1:99999999/x", "redirected to what is no address"),
+        ("http://127.0.0.1:abc/", "redirected to what is no address"),
+        ("http://a..b/", "redirected to a..b: .* not the name of a host"),
+    ],
+)
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)  # the server's
+def test_a_redirect_to_what_is_no_address(folder: Path, target: str, says: str) -> None:
+    def redirect(answer: Answer) -> None:
+        answer.status, answer.body, answer.headers = 302, b"", {"Location": target}
+
+    answering(folder, redirect, rf"\.npy: {says}")
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/x", "//127.0.0.1/x", "http://127.0.0.1:1/x",
@@ -438,7 +485,7 @@ def test_an_answer_that_lies(folder: Path, change: Callable[[Answer], None], say
 def test_no_redirect_leads_from_the_open_network_into_a_closed_one(target: str) -> None:
     import asyncio
 
-    origin = origins.Http("http://93.184.216.34/drawings", HASTY)  # an address of the open network; nobody is asked
+    origin = origins.Http("http://93.184.216.34/drawings", CALM)  # an address of the open network; nobody is asked
     with pytest.raises(StageError, match="which is not followed"):
         asyncio.run(origin._redirected("http://93.184.216.34/drawings/bee.npy", target, "bee.npy"))
 
@@ -446,7 +493,7 @@ def test_no_redirect_leads_from_the_open_network_into_a_closed_one(target: str) 
 def test_neither_does_one_from_https_to_http() -> None:
     import asyncio
 
-    origin = origins.Http("https://93.184.216.34/drawings", HASTY)
+    origin = origins.Http("https://93.184.216.34/drawings", CALM)
     with pytest.raises(StageError, match="redirected to http://"):
         asyncio.run(origin._redirected("https://93.184.216.34/x", "http://93.184.216.34/x", "bee.npy"))
 

@@ -6,6 +6,7 @@ An origin answers, raises `Unanswered` where another try may help, or raises `St
 from __future__ import annotations
 
 import asyncio
+import errno
 import html
 import ipaddress
 import re
@@ -13,12 +14,12 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
-from stages.errors import StageError
+from stages.errors import StageError, one_line
 from stages.quickdraw import npy
 from stages.quickdraw.patience import Patience, Unanswered, retry_after
 
@@ -83,6 +84,9 @@ class Http(Origin):
     def __init__(self, address: str, patience: Patience) -> None:
         super().__init__(address, patience)
         self._parts = urlsplit(self.address)
+        # aiohttp's own way to the system's proxy reads ~/.netrc in another thread for each request.
+        self._proxy = _proxy(self._parts)
+        self._hosts = _Hosts(_host(self._parts), _host(urlsplit(self._proxy)) if self._proxy else None)
 
     async def __aenter__(self) -> Http:
         import aiohttp
@@ -90,15 +94,13 @@ class Http(Origin):
         connect, silence = self.patience.connect, self.patience.silence
         self._for_all = aiohttp.ClientTimeout(None, sock_connect=connect, sock_read=silence)
         self._for_part = aiohttp.ClientTimeout(self.patience.request, sock_connect=connect, sock_read=silence)
+        hosts: Any = self._hosts  # no subclass of aiohttp's, for that takes importing it
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ttl_dns_cache=300),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ttl_dns_cache=300, resolver=hosts),
             headers={"Accept-Encoding": "identity", "User-Agent": "quickdraw-pixelcnn"},
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-        # aiohttp's own way to the system's proxy reads ~/.netrc in another thread for each request.
-        bypassed = proxy_bypass(self._parts.hostname or "")
-        self._proxy = None if bypassed else getproxies().get(self._parts.scheme)
         self._asking = asyncio.Semaphore(CONNECTIONS)  # so that waiting for a connection is not waiting for an answer
         return self
 
@@ -122,9 +124,10 @@ class Http(Origin):
         folder = f"{self._parts.path}/"
         names = set()
         for link in re.findall(r"""href\s*=\s*["']([^"'?#]+\.npy)["']""", page.decode("utf-8", "replace")):
-            path = unquote(urlsplit(urljoin(folder, html.unescape(link))).path)
-            if path.startswith(unquote(folder)) and "/" not in (file := path[len(unquote(folder)) :]):
-                names.add(file[: -len(".npy")])
+            with suppress(ValueError):  # a link to what is no address
+                path = unquote(urlsplit(urljoin(folder, html.unescape(link))).path)
+                if path.startswith(unquote(folder)) and "/" not in (file := path[len(unquote(folder)) :]):
+                    names.add(file[: -len(".npy")])
         return sorted(names)
 
     async def start(self, name: str) -> Start | None:
@@ -191,21 +194,17 @@ class Http(Origin):
     async def _answer(self, url: str, what: str, headers: dict[str, str], whole: bool = False) -> AsyncIterator[Any]:
         """The answer to a request, redirects followed where they may lead, refusals and failures raised."""
         import aiohttp
-        from yarl import URL
 
-        timeout = self._for_all if whole else self._for_part
         try:
             for _ in range(REDIRECTS + 1):
-                async with self._session.get(
-                    URL(url, encoded=True), headers=headers, allow_redirects=False, timeout=timeout, proxy=self._proxy
-                ) as response:
+                async with await self._ask(url, what, headers, self._for_all if whole else self._for_part) as response:
                     if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
                         url = await self._redirected(url, response.headers["Location"], what)
                         continue
                     if response.status in (408, 429) or response.status >= 500:
                         raise self._refused(response, what)
                     if response.status not in (200, 206, 404, 410, 416):
-                        raise Refused(f"{what}: the server refuses it ({response.status} {response.reason})")
+                        raise Refused(f"{what}: the server refuses it ({_status(response)})")
                     if response.headers.get("Content-Encoding", "identity") != "identity":
                         raise StageError(f"{what}: the server sends it compressed, and was asked not to")
                     yield response
@@ -213,26 +212,48 @@ class Http(Origin):
             raise StageError(f"{what}: redirected more than {REDIRECTS} times")
         except asyncio.TimeoutError:
             raise Unanswered(f"{what}: no answer in time") from None
-        except aiohttp.InvalidURL:
-            raise StageError(f"{what}: not an address that can be asked") from None
+        except aiohttp.ClientResponseError as error:  # which says in full what was asked, and so what signs it
+            raise Unanswered(f"{what}: {error.status} {_said(error.message)}") from None
         except aiohttp.ClientError as error:
             raise Unanswered(f"{what}: {_said(error)}") from None
 
+    async def _ask(self, url: str, what: str, headers: dict[str, str], timeout: Any) -> Any:
+        """The answer to one request, whatever it is."""
+        from yarl import URL
+
+        try:
+            return await self._session.get(
+                URL(url, encoded=True), headers=headers, allow_redirects=False, timeout=timeout, proxy=self._proxy
+            )
+        except ValueError:  # of yarl, aiohttp, or the codec of hosts' names
+            raise StageError(f"{what}: not an address that can be asked") from None
+
     async def _redirected(self, url: str, location: str, what: str) -> str:
         """Where a redirect leads; never from the open network into a closed one, nor from https to http."""
-        target = quote(urljoin(url, location), safe="%/:=&?~#+!$,;'@()*[]")  # some servers send spaces
-        parts = urlsplit(target)
+        try:
+            target = quote(urljoin(url, location), safe="%/:=&?~#+!$,;'@()*[]")  # some servers send spaces
+            parts = urlsplit(target)
+            host, port = _host(parts)
+        except ValueError:
+            raise StageError(f"{what}: redirected to what is no address") from None
         if parts.scheme != "https" and parts.scheme != urlsplit(url).scheme:
             raise StageError(f"{what}: redirected to {parts.scheme}://, which is not followed")
-        if parts.netloc != self._parts.netloc and await _open(self._parts) and not await _open(parts):
-            raise StageError(f"{what}: redirected into a private network ({parts.hostname}), which is not followed")
+        if parts.netloc != self._parts.netloc:
+            try:
+                await self._hosts.permitted(host, port)
+            except PermissionError:
+                into = f"into a private network ({one_line(host)})"
+                raise StageError(f"{what}: redirected {into}, which is not followed") from None
+            except OSError as error:
+                if not self._proxy:  # which may know hosts that are not known here
+                    raise Unanswered(f"{what}: redirected to {one_line(host)}: {_said(error)}") from None
         return target
 
     def _refused(self, response: Any, what: str) -> Unanswered | StageError:
         """The error for a status that is not the one that was asked for."""
         after = retry_after(response.headers.get("Retry-After"))
         if response.status in (408, 429) or response.status >= 500:
-            said = f"{what}: the server says {response.status} {response.reason}"
+            said = f"{what}: the server says {_status(response)}"
             return Unanswered(said, throttled=response.status in (429, 503), after=after)
         if response.status == 416:
             total = response.headers.get("Content-Range", "").rpartition("/")[2]
@@ -274,6 +295,58 @@ class Http(Origin):
         if exact and len(body) < length:
             raise Unanswered(f"{what}: the answer broke off after {len(body)} of {length} bytes")
         return bytes(body)
+
+
+class _Hosts:
+    """The addresses of hosts, looked up for aiohttp whenever it connects: a redirect leads to none it may not lead to.
+
+    To check them before alone would not do: when the connection is made, a name may have others (DNS rebinding).
+
+    Args:
+      mirror: the host and the port that were asked for, which may be connected to wherever they are.
+      proxy: those of the proxy, likewise.
+    """
+
+    def __init__(self, mirror: tuple[str, int], proxy: tuple[str, int] | None) -> None:
+        self._mirror, self._proxy = mirror, proxy
+        self._of_mirror: set[str] = set()  # all that were ever found
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[Any]:
+        """As aiohttp wants them. Raises `OSError` where there are none, or none that may be connected to."""
+        if (host, port) not in (self._mirror, self._proxy):
+            return await self.permitted(host, port, family)
+        found = await self._find(host, port, family)
+        if (host, port) == self._mirror:
+            self._of_mirror.update(each["host"] for each in found)
+        return found
+
+    async def permitted(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[Any]:
+        """Those of a host that a redirect leads to.
+
+        Raises:
+          PermissionError: one of them is in a private network, and the mirror is not, with all that it ever had.
+          OSError: there are none.
+        """
+        found = await self._find(host, port, family)
+        if not all(_is_open(each["host"]) for each in found):
+            with suppress(OSError):  # nothing has looked for them yet behind a proxy, or of a mirror named by number
+                await self.resolve(*self._mirror)
+            if not self._of_mirror or any(map(_is_open, self._of_mirror)):
+                raise PermissionError(errno.EACCES, "a redirect leads into a private network")
+        return found
+
+    async def close(self) -> None:
+        """As aiohttp wants it; there is nothing to close."""
+
+    async def _find(self, host: str, port: int, family: int) -> list[Any]:
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise OSError(errno.EINVAL, "not the name of a host") from None
+        return [
+            {"hostname": host, "host": str(address[0]), "port": port, "family": kind, "proto": protocol, "flags": 0}
+            for kind, _, protocol, _, address in found
+        ]
 
 
 class Store(Origin):
@@ -382,17 +455,33 @@ def _check_version(response: Any, what: str, of: Start) -> None:
         raise StageError(f"{what} changed while it was read")
 
 
-async def _open(parts: Any) -> bool:
-    """Whether a host is on the open network, as far as its addresses tell."""
+def _host(parts: SplitResult) -> tuple[str, int]:
+    """The host and the port of a URL."""
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _proxy(parts: SplitResult) -> str | None:
+    """The proxy to ask for a URL, as the environment names it: without a scheme it is one of HTTP, as curl has it."""
+    if not (proxy := getproxies().get(parts.scheme)) or proxy_bypass(parts.hostname or ""):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
     try:
-        port = parts.port or 443
-        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except (OSError, ValueError):
-        return False
-    return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_global for address in found)
+        if urlsplit(proxy).scheme in ("http", "https") and _host(urlsplit(proxy))[0]:
+            return proxy
+    except ValueError:
+        pass
+    raise StageError(f"mirror: the proxy that {parts.scheme}_proxy names is none of http:// or https://")
 
 
-def _said(error: BaseException) -> str:
+def _is_open(address: str) -> bool:
+    """Whether an address is on the open network."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_global
+
+
+def _status(response: Any) -> str:
+    return one_line(f"{response.status} {response.reason}")
+
+
+def _said(error: object) -> str:
     """An error in one line."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 200 else words[:199] + "…"
+    return one_line(error, 200) or type(error).__name__

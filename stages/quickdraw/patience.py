@@ -37,7 +37,15 @@ class Patience:
     connect: float = 10
     silence: float = 30  # while nothing arrives of an answer
     request: float = 60  # for a range
-    total: float = 12 * 3600  # for everything that a stage fetches
+    total: float = 12 * 3600  # for everything that a stage fetches, and before for what is there
+
+
+async def bounded(what: str, work: Awaitable[T], patience: Patience) -> T:
+    """What all of the work returns. Raises `StageError` where it is not done in `patience.total`."""
+    try:
+        return await asyncio.wait_for(work, patience.total)
+    except asyncio.TimeoutError:
+        raise StageError(f"{what}: not done after {patience.total / 3600:.3g} hours") from None
 
 
 class Retrying:

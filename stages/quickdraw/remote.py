@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from functools import partial
 from time import monotonic
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -22,10 +23,10 @@ from stages import files
 from stages.errors import StageError
 from stages.progress import progress
 from stages.quickdraw import cache, npy
-from stages.quickdraw.labels import BUCKET, PublishedFile, labels, numbered, published
-from stages.quickdraw.mirrors import Mirror, Pixels, Rows, check_name, check_rows
+from stages.quickdraw.labels import BUCKET, PublishedFile, check_name, labels, numbered, published
+from stages.quickdraw.mirrors import Mirror, Pixels, Rows, check_rows
 from stages.quickdraw.origins import CONNECTIONS, Origin, Refused, Start, open_origin, without_secrets
-from stages.quickdraw.patience import Patience, Retrying, Unanswered
+from stages.quickdraw.patience import Patience, Retrying, Unanswered, bounded
 
 BUCKETS = (BUCKET, "gs://quickdraw_dataset/full/numpy_bitmap")
 BUCKET_HEADER = 80  # bytes of each of its files; every file that is opened shows whether that holds
@@ -97,7 +98,8 @@ class Remote(Mirror):
     async def _ask_counts(self) -> dict[str, int]:
         retrying = Retrying(self.patience)
         async with open_origin(self.address, self.patience) as origin:
-            why = f"{origin.shown('*')}: there is no such file"
+            everything = origin.shown("*")
+            why = f"{everything}: there is no such file"
 
             async def rows(name: str) -> int | None:
                 nonlocal why
@@ -108,12 +110,18 @@ class Remote(Mirror):
                     return None
                 return None if start is None else _header(origin, name, start).rows
 
+            async def all_rows() -> dict[str, int | None]:
+                try:
+                    names = list(map(check_name, await retrying.get(origin.names))) or labels()
+                except ValueError as error:
+                    raise StageError(str(error)) from None
+                return dict(zip(names, await asyncio.gather(*map(rows, names)), strict=True))
+
             try:
-                names = [check_name(name) for name in await retrying.get(origin.names)] or labels()
-                found = await asyncio.gather(*map(rows, names))
+                found = await bounded(everything, all_rows(), self.patience)
             except StageError as error:
                 raise StageError(f"mirror: {error}") from None
-        counts = {name: count for name, count in zip(names, found, strict=True) if count is not None}
+        counts = {name: count for name, count in found.items() if count is not None}
         if not counts:
             raise StageError(f"mirror: {why}")
         return counts
@@ -134,13 +142,10 @@ class _Fetch:
     async def run(self) -> None:
         """Bring everything, or raise `StageError` and say what has come."""
         total = sum(map(len, self.wanted.values()))
-        patience = self.mirror.patience
         with progress("fetching drawings", total, "drawings") as self.report:
             try:
-                await asyncio.wait_for(self._all(), patience.total)
+                await bounded(self.origin.shown("<class>"), self._all(), self.mirror.patience)
                 return
-            except asyncio.TimeoutError:
-                what = f"{self.origin.shown('<class>')}: not done after {patience.total / 3600:.3g} hours"
             except StageError as error:
                 what = str(error)
             except OSError as error:
@@ -182,7 +187,7 @@ class _Fetch:
             assert keep is not None
         here = len(wanted) - len(keep.missing(wanted))
         self.report(here)
-        if here == len(wanted) and (start is None or keep.is_of(start.version)):
+        if here == len(wanted) and (start is None or keep.is_of(self._version(start))):
             return
         async with keep.locked():
             start = start or await self._start(name)
@@ -191,15 +196,16 @@ class _Fetch:
                 raise StageError(f"{self.origin.shown(name)} has {start.size:,} bytes, and {was}: it has changed")
             header = _header(self.origin, name, start)
             check_rows(self.origin.shown(name), wanted, header.rows)
-            keep.begin(start.version)
+            keep.begin(self._version(start))
             missing = keep.missing(wanted)
             self.report(len(wanted) - len(missing) - here)  # more where another run has brought some meanwhile
-            spans = _spans(missing)
-            if self._whole(name, start, len(spans)):
-                await self._stream(name, keep, missing, start, header)
-            else:
-                await self._ranges(name, keep, spans, start, header)
-            keep.load()
+            if missing.size:
+                spans = _spans(missing)
+                if self._whole(name, start, len(spans)):
+                    await self._stream(name, keep, missing, start, header)
+                else:
+                    await self._ranges(name, keep, spans, start, header)
+                keep.load()
         if keep.missing(wanted).size:
             raise StageError(
                 f"{keep.path} does not hold what was written to it: the disk is failing, or something cut it"
@@ -210,6 +216,13 @@ class _Fetch:
         if start is None:
             raise StageError(f"{self.origin.shown(name)} is not there")
         return start
+
+    def _version(self, start: Start) -> str:
+        """What tells a file from another of its size: where the server says nothing, the query that it was asked with.
+
+        The cache's folder is named without the query, which may be a signature, and another one every time.
+        """
+        return start.version or f"?{urlsplit(self.mirror.address).query}"
 
     def _whole(self, name: str, start: Start, ranges: int) -> bool:
         """Whether to read the whole file rather than so many ranges of it."""

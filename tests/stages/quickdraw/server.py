@@ -111,7 +111,8 @@ class Server:
                 }
                 found = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", ""))
                 start, stop = (int(found[1]), int(found[2]) + 1) if found else (None, None)
-                request = Request(unquote(first.split(" ")[1].partition("?")[0]).lstrip("/"), start, stop, headers)
+                target = re.sub("^http://[^/]*", "", first.split(" ")[1])  # a proxy is asked for the whole address
+                request = Request(unquote(target.partition("?")[0]).lstrip("/"), start, stop, headers)
                 self.requests.append(request)
                 if not await self._send(request, writer):
                     return

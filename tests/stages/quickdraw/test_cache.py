@@ -1,4 +1,5 @@
 import asyncio
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,16 @@ def test_one_at_a_time_adds_rows(tmp_path: Path, capsys: pytest.CaptureFixture[s
     asyncio.run(both())
     assert inside in ([1, 1, 2, 2], [2, 2, 1, 1])
     assert capsys.readouterr().err == "waiting for another run that fetches bee\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def no_lock(*_: object) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    keep(tmp_path, 1, 2)
+    assert np.array_equal(read(kept(tmp_path), 1, 2), PIXELS[[1, 2]])
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_an_interrupt_keeps_what_has_come(full_run: Params, tmp_path: Path) -> N
         changes = {"mirror": server.address, "num_drawings": 1600, "classes": ("bee", "tree")}
         write(tmp_path, full_run.model_copy(update=changes).model_dump(mode="json"))
         run = start(tmp_path, tmp_path / "cache", "ranges", unsaved="3600")
-        while len(server.requests) < 300:
+        while len(server.requests) < 300 and run.poll() is None:
             time.sleep(0.001)
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate()

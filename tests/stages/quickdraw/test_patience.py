@@ -5,7 +5,7 @@ from email.utils import formatdate
 import pytest
 
 from stages.errors import StageError
-from stages.quickdraw.patience import Patience, Retrying, Unanswered, retry_after
+from stages.quickdraw.patience import Patience, Retrying, Unanswered, bounded, retry_after
 
 HASTY = Patience(attempts=4, first_attempts=2, wait=0.001, longest_wait=0.002, longest_retry_after=1)
 
@@ -71,13 +71,20 @@ def test_one_that_did_answer_is_given_up_later() -> None:
 
 def test_what_a_server_asks_for_is_waited_for_by_all() -> None:
     retrying = Retrying(HASTY)
+    started = time.monotonic()
+    asked: list[float] = []
 
-    async def two() -> float:
-        started = time.monotonic()
-        await asyncio.gather(retrying.get(Server(Unanswered("no", throttled=True, after=0.3))), asyncio.sleep(0.05))
-        return time.monotonic() - started
+    async def other() -> None:
+        asked.append(time.monotonic() - started)
 
-    assert 0.3 <= asyncio.run(two()) < 2
+    async def two() -> None:
+        throttled = asyncio.create_task(retrying.get(Server(Unanswered("no", throttled=True, after=0.3))))
+        await asyncio.sleep(0.01)
+        await retrying.get(other)
+        await throttled
+
+    asyncio.run(two())
+    assert len(asked) == 1 and asked[0] >= 0.3, "it was not asked before"
 
 
 def test_what_it_asks_for_has_a_bound() -> None:
@@ -99,6 +106,11 @@ def test_throttling_is_no_failure_while_others_are_answered() -> None:
         return await retrying.get(attempt)
 
     assert asyncio.run(slowly()) == "an answer"
+
+
+def test_all_of_the_work_has_a_bound() -> None:
+    with pytest.raises(StageError, match=r"^\*.npy: not done after 2.78e-06 hours$"):
+        asyncio.run(bounded("*.npy", asyncio.sleep(3600), Patience(total=0.01)))
 
 
 def test_waits_double_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
