@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-compile
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help run test slow torture lint format types
+.PHONY: help run test slow torture flows lint format types
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -29,6 +29,9 @@ slow: $(VENV)/.for-dev ## The slow tests
 
 torture: $(VENV)/.for-dev ## Kills, full disks, damaged files, hostile input, at length: KILLS=20 for each stage
 	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m torture
+
+flows: $(VENV)/.for-dev ## The flows on a real Prefect server, with real workers
+	@$(VENV)/bin/python -m pytest -q --slow -m prefect
 
 lint: $(VENV)/.for-dev ## Style and likely mistakes
 	@$(VENV)/bin/ruff check

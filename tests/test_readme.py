@@ -1,12 +1,15 @@
 """What README.md and CONTRIBUTING.md tell a person to type works, and what they point at is there."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import prefect.settings
 import pytest
+from prefect.cli._app import _app as prefect_app  # the command itself, which only runs what it is given
 from ruamel.yaml import YAML
 
 from pipeline import __main__, run
@@ -17,12 +20,18 @@ from tests.settings import FULL, ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PREFECT = (ROOT / "docs" / "prefect.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.partition(" # ")[0].strip()
-    for text in (README, CONTRIBUTING)
-    for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
-]
+
+
+def commands(*texts: str) -> list[str]:
+    return [
+        line.partition(" # ")[0].strip()
+        for text in texts
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+
+
+COMMANDS = commands(README, CONTRIBUTING)
 
 
 def test_there_are_commands() -> None:
@@ -93,6 +102,28 @@ def test_what_the_page_on_prefect_links_or_names_is_there() -> None:
         assert (ROOT / "docs" / path).exists(), path
     for path in re.findall(r"`((?:pools|pipeline|docs)/[\w./]*)`", PREFECT):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("command", commands(PREFECT))
+def test_a_command_of_the_page_on_prefect_is_one_that_works(command: str) -> None:
+    match shlex.split(command):
+        case ["export", setting]:
+            name = setting.partition("=")[0]
+            ours = [(ROOT / path).read_text(encoding="utf-8") for path in ("prefect.yaml", "pipeline/flows.py")]
+            assert hasattr(prefect.settings, name) or any(name in text for text in ours)
+        case ["prefect", *words]:
+            asked, given, _ = prefect_app.parse_args(words, exit_on_error=False, print_error=False)
+            assert asked.__name__ in words
+            template = given.arguments.get("base_job_template")
+            assert template is None or (ROOT / template).is_file()
+        case ["docker", "build", "-f", file, "-t", image, "."]:
+            text = (ROOT / file).read_text(encoding="utf-8")
+            copied = [path for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for path in line.split()]
+            assert copied and all((ROOT / path).exists() for path in copied)
+            pool = json.loads((ROOT / "pools" / "docker.json").read_text(encoding="utf-8"))
+            assert pool["variables"]["properties"]["image"]["default"] == image
+        case _:
+            test_a_command_is_one_that_works(command)
 
 
 def test_the_page_on_prefect_names_every_deployment_and_every_artifact() -> None:

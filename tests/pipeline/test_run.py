@@ -1,7 +1,10 @@
 """What a run's words mean: profiles, changes, mirrors. What DVC makes of them is in test_dvc.py."""
 
+import base64
+import contextlib
 import http.server
 import shutil
+import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,15 +107,22 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("no_proxy", "*")
-    with http.server.HTTPServer(("127.0.0.1", 0), Bucket) as server:
+@contextlib.contextmanager
+def served(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on this machine."""
+    with pytest.MonkeyPatch.context() as patch, http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        patch.setenv("no_proxy", "*")
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    with served(Bucket) as address:
+        yield address
 
 
 def test_the_bucket_is_taken_where_it_answers(
@@ -132,6 +142,36 @@ def test_doodles_that_nobody_asked_for_are_announced(
     assert "DOODLES" in capsys.readouterr().out
     assert run.place("doodles", ROOT, ROOT) == "doodles"
     assert capsys.readouterr().out == ""
+
+
+class Guarded(Bucket):
+    """A Prefect server that asks for a password, but not where its health is asked for."""
+
+    def do_GET(self) -> None:
+        known = f"Basic {base64.b64encode(b'admin:secret').decode()}"
+        open_to_all = self.path == "/api/health"
+        self.send_response(200 if open_to_all or self.headers["Authorization"] == known else 401)
+        self.end_headers()
+
+
+def test_a_server_with_a_password_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(Guarded) as address:
+        for password, answers in (("", False), ("admin:secret", True), ("admin:other", False)):
+            monkeypatch.setenv("PREFECT_API_AUTH_STRING", password)
+            assert run.server_answers(f"{address}/api")
+            assert run.server_answers(f"{address}/api", "work_pools/quickdraw") is answers
+
+
+def test_what_speaks_another_language_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+    monkeypatch.setenv("no_proxy", "*")
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert not run.server_answers(f"http://127.0.0.1:{server.server_address[1]}/api")
+    assert not run.server_answers("no address")
 
 
 def test_params_yaml_keeps_its_comments_and_its_other_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
