@@ -106,7 +106,7 @@ class RowFile:
                         print(f"waiting for another run that fetches {self._about['class']}", file=sys.stderr)
                     waiting = True
                     await asyncio.sleep(0.1)
-                except OSError:  # a file system without locks: what two runs write over has no checksum that fits
+                except OSError:  # a file system without locks; where two runs write at once, no checksum fits
                     break
             self.load()
             yield

@@ -313,10 +313,11 @@ class _Hosts:
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[Any]:
         """As aiohttp wants them. Raises `OSError` where there are none, or none that may be connected to."""
-        if (host, port) not in (self._mirror, self._proxy):
+        asked = host.lower(), port
+        if asked not in (self._mirror, self._proxy):
             return await self.permitted(host, port, family)
         found = await self._find(host, port, family)
-        if (host, port) == self._mirror:
+        if asked == self._mirror:
             self._of_mirror.update(each["host"] for each in found)
         return found
 

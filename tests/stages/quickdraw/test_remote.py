@@ -625,11 +625,11 @@ def test_a_redirect_leads_into_a_private_network_from_one_alone(
 
 
 def test_a_name_that_leads_elsewhere_after_it_was_checked(names: Names) -> None:
-    names.known = {"mirror.example": [[OPEN], [CLOSED]], "target.example": [[OPEN], [CLOSED]]}
+    names.known = {"Mirror.example": [[OPEN]], "mirror.example": [[CLOSED]], "target.example": [[OPEN], [CLOSED]]}
     hosts = origins._Hosts(("mirror.example", 80), None)
 
     async def connect() -> None:
-        assert [each["host"] for each in await hosts.resolve("mirror.example", 80)] == [OPEN]
+        assert [each["host"] for each in await hosts.resolve("Mirror.example", 80)] == [OPEN]
         await hosts.permitted("target.example", 80)
         with pytest.raises(PermissionError):  # though the mirror too has another address by now
             await hosts.resolve("target.example", 80)
