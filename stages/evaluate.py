@@ -46,7 +46,7 @@ SAMPLES = Path("data/sample/samples.npy")
 MEASURED_COLUMNS = ("measure", "label", "name", "value", "low", "high", "reference", "better")
 
 BATCH = 64  # drawings at once; the figures do not depend on it
-LABEL_USE_DRAWINGS = 160  # each is measured under the label of every class
+LABEL_USE_DRAWINGS = 160  # or one of each class where there are more classes; each is measured under every label
 TRAINING_DRAWINGS = 400
 OPINIONS = 3  # of the judge's on a drawing, the likeliest first
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "tensorflow", "tf-keras")
@@ -69,7 +69,7 @@ def main(settings: Params) -> None:
         heldout, training = data.where(data.heldout), data.where(~data.heldout)
         pixel_bits = bits_by_pixel(trained, heldout)
         bits = pixel_bits.reshape(len(pixel_bits), -1).mean(axis=1)
-        some = training.where(spread(training.labels, TRAINING_DRAWINGS))
+        some = training.where(in_proportion(training.labels, heldout.labels, TRAINING_DRAWINGS))
         training_bits = bits_by_pixel(trained, some).mean(axis=(1, 2))
         asked = heldout.where(spread(heldout.labels, LABEL_USE_DRAWINGS))
 
@@ -147,13 +147,30 @@ def uses_label(trained: model.Model, asked: Drawings) -> npt.NDArray[np.bool_]:
 
 
 def spread(labels: npt.NDArray[np.int16], number: int) -> npt.NDArray[np.bool_]:
-    """Which of the drawings to take where `number` are enough: as many of each class, the first ones."""
-    rank = np.empty(len(labels), np.int64)
-    for label in np.unique(labels):
-        rank[labels == label] = np.arange((labels == label).sum())
+    """Which of the drawings to take where `number` are enough: as many of each class, one at least, the first ones."""
     chosen = np.zeros(len(labels), bool)
-    chosen[np.lexsort((labels, rank))[:number]] = True
+    chosen[np.lexsort((labels, rank(labels)))[: max(number, len(np.unique(labels)))]] = True
     return chosen
+
+
+def in_proportion(labels: npt.NDArray[np.int16], others: npt.NDArray[np.int16], number: int) -> npt.NDArray[np.bool_]:
+    """Which to take where about `number` are enough: of each class the share that it has of others, the first ones.
+
+    So a mean over them is held against one over the others; each of the classes is there.
+    """
+    found, counts = np.unique(others, return_counts=True)
+    wanted = np.zeros(len(labels))
+    for label, count in zip(found, counts, strict=True):
+        wanted[labels == label] = number * count / len(others)
+    return np.asarray(rank(labels) < wanted)
+
+
+def rank(labels: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
+    """The place of each drawing among those of its class."""
+    places = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        places[labels == label] = np.arange((labels == label).sum())
+    return places
 
 
 # --- What the judge says of drawings ---

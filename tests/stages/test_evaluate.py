@@ -59,6 +59,16 @@ def test_drawings_are_spread_over_the_classes() -> None:
     chosen = stage.spread(labels, 8)
     assert np.flatnonzero(chosen).tolist() == [0, 1, 2, 10, 11, 12, 13, 14]
     assert stage.spread(labels, 100).all()
+    assert np.flatnonzero(stage.spread(labels, 2)).tolist() == [0, 10, 12]  # no class is left out
+
+
+def test_drawings_are_chosen_in_the_proportion_of_others() -> None:
+    labels = np.array([3, 5] * 100, np.int16)
+    others = np.array([5] * 30 + [3] * 10, np.int16)
+    chosen = np.flatnonzero(stage.in_proportion(labels, others, 40))
+    assert chosen.tolist() == sorted([*range(0, 20, 2), *range(1, 61, 2)])
+    assert np.unique(labels[stage.in_proportion(labels, others, 1)]).tolist() == [3, 5]
+    assert stage.in_proportion(labels, others, 1000).all()
 
 
 def estimate(value: float) -> Estimate:
