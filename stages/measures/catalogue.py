@@ -64,7 +64,7 @@ MEASURES = {
     ),
     "copies": Measure(
         "Copies",
-        "The share of generated drawings nearer to a training drawing than 99% of the held-out ones are.",
+        "The share of generated drawings as near to a training drawing as the nearest 1% of the held-out ones are.",
         ALIKE,
         HELDOUT,
     ),

@@ -91,6 +91,13 @@ def test_a_copy_is_found_and_its_place() -> None:
     assert pixels.nearest(one_pixel, np.zeros_like(one_pixel))[0] == pytest.approx([1])
 
 
+def test_copies_are_found_where_held_out_drawings_repeat_training_ones() -> None:
+    held_out = np.array(
+        [0.0, 1e-6] + [5.0] * 98
+    )  # people drew the same again; what rounding makes of 0 changes nothing
+    assert pixels.copied(np.array([0.0, 1e-6, 1 / 255, 5.0]), held_out).tolist() == [True, True, False, False]
+
+
 def test_ink_by_pixel() -> None:
     drawing = np.zeros((2, 28, 28), np.uint8)
     drawing[0, 0] = 255
