@@ -59,9 +59,9 @@ class Row(NamedTuple):
 def likelihood(number: int, heldout: Likelihood, training: Likelihood, label_use: Likelihood) -> Iterator[Row]:
     """What the model says of real drawings of `number` classes."""
     for place in (None, *range(number)):
-        measured = _mean(heldout.scores, heldout.classes, place)
-        yield Row("heldout_bits_per_dim", place, measured)
-        yield Row("training_bits_per_dim", place, _mean(training.scores, training.classes, place), measured.value)
+        yield Row("heldout_bits_per_dim", place, _mean(heldout.scores, heldout.classes, place))
+        reference = _reference(heldout.scores, heldout.classes, training.classes, place)
+        yield Row("training_bits_per_dim", place, _mean(training.scores, training.classes, place), reference)
         yield Row("label_use", place, _mean(label_use.scores, label_use.classes, place), 1 / number)
 
 
@@ -69,19 +69,21 @@ def drawings(number: int, heldout: Seen, generated: Seen) -> Iterator[Row]:
     """Generated drawings of `number` classes against the held-out ones.
 
     The distances and the neighbourhoods depend on how many drawings there are. So the held-out ones are cut in two, and
-    as many generated ones as the second half holds of each class are held against the first; what the second half
-    itself reaches against the first is the reference.
+    generated ones are held against the first half, as many of each class as each half holds or as there are; what the
+    second half itself reaches against the first is the reference.
     """
-    first, second = halves(heldout.classes)
-    second, chosen = alike_in_number(second, heldout.classes, generated.classes)
-    real, others, ours = heldout.take(first), heldout.take(second), generated.take(chosen)
+    sets = (*(heldout.take(half) for half in halves(heldout.classes)), generated)
+    alike = alike_in_number(*(one.classes for one in sets))
+    real, others, ours = (one.take(rows) for one, rows in zip(sets, alike, strict=True))
+    by_drawing = list(_by_drawing(heldout, generated))
     for place in (None, *range(number)):
-        for name, scores, references in _by_drawing(heldout, generated, place):
-            yield Row(name, place, intervals.of_mean(scores), intervals.of_mean(references).value)
+        for name, scores, references in by_drawing:
+            reference = _reference(references, heldout.classes, generated.classes, place)
+            yield Row(name, place, _mean(scores, generated.classes, place), reference)
         informed = informedness(generated, place, number)
         yield Row("informedness", place, informed, informedness(heldout, place, number).value)
         yield Row("kernel_distance", place, _kernel(real, ours, place), _kernel(real, others, place).value)
-    if min(len(first), len(second)) > features.NEIGHBOURS:
+    if len(real.classes) >= features.FEWEST:
         yield Row(
             "frechet_distance",
             None,
@@ -97,81 +99,71 @@ def halves(classes: Places) -> tuple[Places, Places]:
     return np.flatnonzero(rank % 2 == 0), np.flatnonzero(rank % 2 == 1)
 
 
-def alike_in_number(rows: Places, classes: Places, of_others: Places) -> tuple[Places, Places]:
-    """As many of `rows` as there are others, and as many others, class by class: the first of each."""
-    ours, theirs = np.bincount(classes[rows]), np.bincount(of_others)
-    least = np.minimum(*(np.pad(n, (0, max(len(ours), len(theirs)) - len(n))) for n in (ours, theirs)))
-    of_rows = classes[rows]
-    return rows[_rank(of_rows) < least[of_rows]], np.flatnonzero(_rank(of_others) < least[of_others])
+def alike_in_number(*sets: Places) -> list[Places]:
+    """The rows to take of sets of such classes: the first of each class, as many from each set, class after class."""
+    number = 1 + max(classes.max(initial=-1) for classes in sets)
+    least = np.min([np.bincount(classes, minlength=number) for classes in sets], axis=0)
+    orders = [np.argsort(classes, kind="stable") for classes in sets]
+    return [order[(_rank(classes) < least[classes])[order]] for classes, order in zip(sets, orders, strict=True)]
 
 
 def informedness(drawings: Seen, place: int | None, number: int) -> Estimate:
     """Youden's J (1950) of a class: how often it is named where it was asked for, less how often where another was.
 
-    In all it is the mean over the classes, (fidelity - 1 / number) / (1 - 1 / number) where as many are asked for of
-    each. The interval is the bootstrap's over drawings, those of each class apart.
+    In all it is (b - 1 / number) / (1 - 1 / number) of b, the mean over the classes of how often each is named where it
+    was asked for: the mean of J where as many are asked for of each.
     """
-    if number < 2:
+    asked = np.bincount(drawings.classes, minlength=number)
+    if number < 2 or not asked.all():
         return NONE
-    places = range(number) if place is None else [place]
-    asked = [drawings.named[drawings.classes == k] for k in range(number)]
-    if any(not len(named) for named in asked):
-        return NONE
-    counts = np.stack([np.bincount(named, minlength=number) for named in asked])  # (asked, named)
-    random = np.random.default_rng(intervals.SEED)
-    again = np.stack(
-        [random.multinomial(row.sum(), row / row.sum(), size=intervals.MEANS) for row in counts], axis=1
-    )  # (resamples, asked, named)
-
-    def informed(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        sizes = counts.sum(axis=-1)
-        hits = np.diagonal(counts, axis1=-2, axis2=-1)
-        false = counts.sum(axis=-2) - hits
-        return np.asarray(
-            (hits / sizes - false / (sizes.sum(axis=-1, keepdims=True) - sizes))[..., places].mean(axis=-1)
-        )
-
-    tail = (1 - intervals.LEVEL) / 2
-    low, high = np.quantile(informed(again), [tail, 1 - tail])
-    return Estimate(float(informed(counts)), float(low), float(high))
+    if place is None:
+        right = np.bincount(drawings.classes, drawings.named == drawings.classes, minlength=number)
+        share = intervals.of_share(float((right / asked).mean()), len(drawings.classes))
+        return Estimate(*((end - 1 / number) / (1 - 1 / number) for end in share))
+    here, named = drawings.classes == place, drawings.named == place
+    return intervals.of_difference(intervals.of_mean(named[here]), intervals.of_mean(named[~here]))
 
 
-def _by_drawing(
-    heldout: Seen, generated: Seen, place: int | None
-) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
+def _by_drawing(heldout: Seen, generated: Seen) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
     """The measures that are means of a score a drawing, with the same scores of the held-out ones."""
     near = pixels.copied(generated.nearest, heldout.nearest), pixels.copied(heldout.nearest, heldout.nearest)
     ours, theirs = pixels.ink(generated.images), pixels.ink(heldout.images)
-    for name, scores, references in (
-        ("fidelity", generated.named == generated.classes, heldout.named == heldout.classes),
-        ("copies", *near),
-        ("nearest_distance", generated.nearest, heldout.nearest),
-        *((name, ours[name], theirs[name]) for name in ours),
-    ):
-        yield name, _of(scores, generated.classes, place), _of(references, heldout.classes, place)
+    yield "fidelity", generated.named == generated.classes, heldout.named == heldout.classes
+    yield "copies", *near
+    yield "nearest_distance", generated.nearest, heldout.nearest
+    yield from ((name, ours[name], theirs[name]) for name in ours)
 
 
 def _neighbours(number: int, real: Seen, ours: Seen, others: Seen) -> Iterator[Row]:
-    """The measures whose scores want all drawings at once, and can be read by class."""
+    """The measures whose scores want all drawings at once, and can be read by class; the sets are alike in number."""
     measured, best = (features.neighbourhoods(real.features, other.features) for other in (ours, others))
-    sides = {"precision": ours, "recall": real, "density": ours, "coverage": real}
+    effects = features.design_effects(real.features, ours.features)
+    classes = features.thinned(real.classes)
     apart, apart_best = (features.told_apart(real.features, other.features) for other in (ours, others))
-    both, both_best = (np.concatenate([real.classes, other.classes]) for other in (ours, others))
+    both = np.concatenate([real.classes, real.classes])
     for place in (None, *range(number)):
-        for name, side in sides.items():
-            reference_side = real if side is real else others
-            reference = _mean(getattr(best, name), reference_side.classes, place)
-            yield Row(name, place, _mean(getattr(measured, name), side.classes, place), reference.value)
-        yield Row("told_apart", place, _mean(apart, both, place), _mean(apart_best, both_best, place).value)
+        for name, effect in effects.items():
+            estimate = _mean(getattr(measured, name), classes, place, effect)
+            yield Row(name, place, estimate, _reference(getattr(best, name), classes, classes, place))
+        estimate = _mean(apart, both, place, features.FOLDS_EFFECT)
+        yield Row("told_apart", place, estimate, _reference(apart_best, both, both, place))
 
 
 def _kernel(real: Seen, others: Seen, place: int | None) -> Estimate:
     one, other = _of(real.features, real.classes, place), _of(others.features, others.classes, place)
-    return features.kernel(one, other) if min(len(one), len(other)) > 2 else NONE
+    return features.kernel(one, other) if min(len(one), len(other)) > 3 else NONE
 
 
-def _mean(scores: npt.NDArray[Any], classes: Places, place: int | None) -> Estimate:
-    return intervals.of_mean(_of(scores, classes, place))
+def _mean(scores: npt.NDArray[Any], classes: Places, place: int | None, design_effect: float = 1.0) -> Estimate:
+    return intervals.of_mean(_of(scores, classes, place), design_effect)
+
+
+def _reference(scores: npt.NDArray[Any], classes: Places, of_value: Places, place: int | None) -> float:
+    """The mean of scores, each class weighing what it does in the value that is held against it."""
+    number = 1 + max(classes.max(initial=-1), of_value.max(initial=-1))
+    wanted = np.bincount(_of(of_value, of_value, place), minlength=number)
+    weights = (wanted / np.maximum(np.bincount(classes, minlength=number), 1))[classes]
+    return float(np.average(scores, weights=weights)) if weights.any() else math.nan
 
 
 def _of(values: npt.NDArray[Any], classes: Places, place: int | None) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.stats
 
 from stages.measures import features, intervals, pixels, table
 from stages.measures.catalogue import ALIKE, LESS, MEASURES, MORE
@@ -47,6 +48,29 @@ def test_the_kernel_distance_is_the_sum_over_pairs() -> None:
     beyond = np.mean([kernel(x, y) for i, x in enumerate(other) for j, y in enumerate(other) if i != j])
     between = np.mean([kernel(x, y) for x in one for y in other])
     assert features.kernel(one, other).value == pytest.approx(within + beyond - 2 * between)
+
+
+def test_large_sets_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "AT_MOST", 30)
+    classes = np.repeat(np.arange(3), 100)
+    assert np.bincount(features.thinned(classes)).tolist() == [10, 10, 10]
+    assert features.thinned(classes[:30]).tolist() == [0] * 30
+    one, other = normal(300, 0), normal(300, 1)
+    assert features.kernel(one, other) == features.kernel(one[::10], other[::10])
+    assert features.neighbourhoods(one, other).precision.tolist() == (
+        features.neighbourhoods(one[::10], other[::10]).precision.tolist()
+    )
+
+
+def test_the_scores_of_neighbourhoods_hang_together_by_the_balls() -> None:
+    """As much as 200 pairs of sets say, whose means vary by more than the scores of each would have it."""
+    pairs = [(normal(100, 2 * seed), normal(100, 2 * seed + 1)) for seed in range(200)]
+    for name in features.Neighbourhoods._fields:
+        scores = np.array([getattr(features.neighbourhoods(*pair), name) for pair in pairs])
+        effect = scores.mean(axis=1).var() / (scores.var(axis=1).mean() / 100)
+        found = np.mean([features.design_effects(*pair)[name] for pair in pairs[:20]])
+        assert effect > 1.15, name
+        assert found == pytest.approx(effect, rel=0.35), name
 
 
 def test_neighbourhoods_of_sets_that_are_the_same_and_of_sets_far_apart() -> None:
@@ -134,8 +158,48 @@ def test_too_few_drawings_have_no_interval() -> None:
 def test_what_none_of_few_drawings_shows_more_might() -> None:
     none = intervals.of_mean(np.zeros(100, bool))
     assert (none.value, none.low) == (0, 0)
-    assert none.high == pytest.approx(1 - 0.025 ** (1 / 100))
-    assert intervals.of_mean(np.ones(100, bool)).low == pytest.approx(1 - none.high)
+    assert none.high == pytest.approx(intervals.NORMAL**2 / (100 + intervals.NORMAL**2))
+    every = intervals.of_mean(np.ones(100, bool))
+    assert (every.value, every.high) == (1, 1)
+    assert every.low == pytest.approx(1 - none.high)
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    for right in range(25):
+        found = intervals.of_mean(np.arange(24) < right)
+        expected = scipy.stats.binomtest(right, 24).proportion_ci(method="wilson")
+        assert found == pytest.approx((right / 24, expected.low, expected.high))
+    assert intervals.of_mean(np.ones(96, bool), 4.0) == intervals.of_mean(np.ones(24, bool))
+
+
+def test_more_right_is_a_higher_interval() -> None:
+    found = np.array([intervals.of_mean(np.arange(24) < right) for right in range(25)])
+    assert (np.diff(found, axis=0) > 0).all()
+
+
+def test_the_interval_of_a_mean_is_wider_where_scores_hang_together() -> None:
+    scores = np.random.default_rng(0).random(50)
+    alone, together = intervals.of_mean(scores), intervals.of_mean(scores, 4.0)
+    assert together.value == alone.value
+    assert together.value - together.low == pytest.approx(2 * (alone.value - alone.low))
+    assert together.high - together.value == pytest.approx(2 * (alone.high - alone.value))
+
+
+def test_the_difference_of_shares_of_newcombe() -> None:
+    """56 of 70 less 48 of 80, and 9 of 10 less 3 of 10: his table II, method 10."""
+    for (one, other), expected in {
+        ((56, 70), (48, 80)): (0.2, 0.0524, 0.3339),
+        ((9, 10), (3, 10)): (0.6, 0.1705, 0.8090),
+        ((10, 10), (0, 10)): (1.0, 0.6075, 1.0),
+    }.items():
+        shares = [intervals.of_share(right / number, number) for right, number in (one, other)]
+        assert intervals.of_difference(*shares) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_standard_error_of_a_difference_of_means_is_the_textbooks() -> None:
+    one, other = normal(200, 0)[:, 0], normal(100, 1, scale=3)[:, 0]
+    found = intervals.standard_error(lambda i, j: one[i].mean() - other[j].mean(), 200, 100)
+    assert found == pytest.approx(math.sqrt(one.var() / 200 + other.var() / 100), rel=0.2)
 
 
 # --- All of them together ---
@@ -202,6 +266,32 @@ def test_the_second_half_itself_gives_the_floor() -> None:
         assert found[name].estimate.value == pytest.approx(found[name].reference), name
 
 
+def test_sets_of_one_distribution_are_told_apart_half_of_the_time() -> None:
+    """Whatever there are more of, and in each class too."""
+    for heldout, generated in ((100, 10), (20, 100)):
+        found = {
+            (row.measure, row.place): row
+            for row in table.drawings(CLASSES, drawn(heldout, 10, TRAINING), drawn(generated, 11, TRAINING))
+        }
+        for place in (None, *range(CLASSES)):
+            row = found["told_apart", place]
+            assert row.estimate.low < 0.5 < row.estimate.high, place
+            assert row.reference == pytest.approx(0.5, abs=0.15 if place is None else 0.35)
+        assert found["told_apart", None].estimate.value == pytest.approx(0.5, abs=0.15)
+
+
+def test_no_class_weighs_more_in_the_reference_than_in_the_value() -> None:
+    """Nine times as many held-out drawings of the first class, and all that is measured depends on the class."""
+    places = np.repeat(np.arange(2), [90, 10])
+    images = np.zeros((100, 28, 28), np.uint8)
+    images[places == 1] = 128
+    heldout = Seen(images, places, np.zeros_like(places), normal(100, 0), np.where(places, 2.0, 1.0))
+    generated = heldout.take(np.array([0, 1, 2, 90, 91, 92]))
+    rows = {row.measure: row for row in table.drawings(2, heldout, generated) if row.place is None}
+    for name in ("fidelity", "informedness", "copies", "nearest_distance", "ink", "grey", "blank"):
+        assert rows[name].estimate.value == pytest.approx(rows[name].reference), name
+
+
 def test_noise_is_worst_in_every_measure(perfect: dict[str, Row], uniform: dict[str, Row]) -> None:
     for name, row in uniform.items():
         match MEASURES[name].better:
@@ -232,6 +322,17 @@ def test_one_name_for_everything_is_no_fidelity_to_that_class() -> None:
     found = measured(always)
     assert found["fidelity", 0].estimate.value == 1
     assert found["informedness", 0].estimate.value == 0
+    assert found["informedness", 0].estimate.low < 0 < found["informedness", 0].estimate.high
+
+
+def test_a_judge_that_names_few_drawings_all_rightly_may_be_wrong_on_others() -> None:
+    generated = drawn(24, 5, TRAINING)
+    every = Seen(generated.images, generated.classes, generated.classes, generated.features, generated.nearest)
+    for place in (None, 0):
+        found = table.informedness(every, place, CLASSES)
+        assert (found.value, found.high) == (1, 1)
+        assert 0.5 < found.low < 0.99
+    assert table.informedness(every, None, CLASSES).low > table.informedness(every, 0, CLASSES).low
 
 
 def test_copies_of_training_drawings_are_called_that(perfect: dict[str, Row]) -> None:
@@ -269,11 +370,12 @@ def test_a_class_of_one_drawing_leaves_open_what_cannot_be_told() -> None:
 
 
 def test_as_many_of_each_class_are_compared() -> None:
-    heldout, generated = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 2, 2])
+    heldout, generated = np.array([1, 0, 0, 0, 0, 1, 2]), np.array([1, 1, 0, 1, 2, 2])
     first, second = table.halves(heldout)
-    assert (first.tolist(), second.tolist()) == ([0, 2, 4, 6], [1, 3, 5])
-    rows, chosen = table.alike_in_number(second, heldout, generated)
-    assert (rows.tolist(), chosen.tolist()) == ([1, 5], [0, 1])
+    assert (first.tolist(), second.tolist()) == ([0, 1, 3, 6], [2, 4, 5])
+    alike = table.alike_in_number(heldout[first], heldout[second], generated)
+    assert [rows.tolist() for rows in alike] == [[1, 0], [0, 2], [2, 0]]
+    assert [rows.tolist() for rows in table.alike_in_number(heldout[:0], generated)] == [[], []]
 
 
 def test_likelihoods_by_class() -> None:
@@ -284,6 +386,13 @@ def test_likelihoods_by_class() -> None:
     assert found["heldout_bits_per_dim", 0][0] == 2
     assert found["training_bits_per_dim", None] == (2, 3)
     assert found["label_use", 1] == (1, 0.5)
+
+
+def test_bits_of_training_drawings_are_held_against_those_of_as_many_of_each_class() -> None:
+    heldout = Likelihood(np.array([1.0, 1.0, 1.0, 5.0]), np.array([0, 0, 0, 1]))
+    training = Likelihood(np.array([1.0, 5.0]), np.array([0, 1]))
+    rows = {(row.measure, row.place): row for row in table.likelihood(2, heldout, training, training)}
+    assert rows["training_bits_per_dim", None].reference == rows["training_bits_per_dim", None].estimate.value == 3
 
 
 def test_every_measure_says_which_way_is_better() -> None:
