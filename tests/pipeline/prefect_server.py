@@ -63,7 +63,7 @@ class Server:
 
     def end(self) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(300)
         self._log.close()
 
     def _answers(self) -> bool:
@@ -82,7 +82,7 @@ class Server:
         )
         for patience in (1, 5, 20, 0):
             try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
+                with urllib.request.urlopen(request, timeout=300) as answer:
                     text = answer.read()
                 break
             except urllib.error.HTTPError as error:
@@ -143,13 +143,13 @@ class Worker:
 
     def again(self) -> None:
         """Start it anew, after its end."""
-        self.process.wait(60)
+        self.process.wait(300)
         self.process = self._start()
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(300)
 
     @property
     def place(self) -> Path:

@@ -1,5 +1,6 @@
 """What the flows decide by themselves: no server, no DVC at work."""
 
+import contextlib
 import logging
 import subprocess
 import threading
@@ -31,7 +32,9 @@ class Stub(dvc.Workspace):
     """A workspace that does as it is told, and notes what it was asked."""
 
     def __init__(
-        self, does: Callable[[], Mapping[str, dvc.Outcome]] = lambda: {"train": dvc.Outcome.RAN}, refusals: float = 0
+        self,
+        does: Callable[[], Mapping[str, dvc.Outcome]] = lambda: {"train": dvc.Outcome.RAN},
+        refusals: float = 0,
     ) -> None:
         super().__init__(Path("/nowhere"))
         self.does, self.refusals = does, refusals
@@ -42,6 +45,9 @@ class Stub(dvc.Workspace):
     def reproduce(self, stage: str | None = None, **asked: Any) -> dict[str, dvc.Outcome]:
         self.seconds.append(asked["seconds"])
         return dict(self.does())
+
+    def save(self, name: str) -> None:
+        pass
 
     def push(self, stage: str | None = None) -> None:
         self.pushed.append(stage)
@@ -275,6 +281,34 @@ def test_an_origin_that_is_away_is_a_warning(root: Path, caplog: pytest.LogCaptu
     keep(root, name, 1.75)
     assert flows._baseline(root, FULL) is not None
     assert "The experiments of origin are not seen: git ls-remote: " in caplog.text
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_good_run_is_good_where_git_may_not_push(root: Path, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
+    """Its summary is there by then. Where Git may, what a stage could not send has gone with the experiment."""
+    done: list[str] = []
+
+    def push(*_: str) -> None:
+        done.append("push")
+        if refused:
+            raise dvc.DvcError("could not read Username for 'https://host'")
+
+    rows = [Row("train", "Ran", 1.0, "the store was away")]
+    monkeypatch.setattr(flows, "watched", contextlib.nullcontext)
+    monkeypatch.setattr(flows, "_root", lambda: root)
+    monkeypatch.setattr(flows, "_run_stages", lambda *_: rows)
+    monkeypatch.setattr(flows, "_finished", lambda workspace, name, *_: Run(name, {METRIC: 1.5}))
+    monkeypatch.setattr(flows, "_leave", lambda *_: done.append("leave"))
+    monkeypatch.setattr(dvc, "temporary", lambda *_: contextlib.nullcontext(Stub()))
+    monkeypatch.setattr(flows, "write", lambda *_: None)
+    monkeypatch.setattr(dvc, "remote", lambda root: "store")
+    monkeypatch.setattr(dvc, "has_origin", lambda root: True)
+    monkeypatch.setattr(dvc, "fetch_experiments", lambda *_: None)
+    monkeypatch.setattr(dvc.Workspace, "push_experiment", push)
+    state = flows.experiment.fn(name="trial")
+    assert state.is_completed() and done == ["leave", "push"]
+    assert (state.message or "").endswith("; not pushed: trial (could not read Username for 'https://host')") is refused
+    assert ("not pushed" in (state.message or "")) is refused
 
 
 # --- The best of a sweep ---
