@@ -4,6 +4,10 @@ A row begins with its vertical features, which see the rows above only. A pixel 
 the levels whose grid it lies on. What a convolution still has to see is kept as (columns, rows, channels, drawings):
 its taps, over neighbouring columns and the last few rows, are then consecutive rows of one matrix with the drawings as
 columns, and the convolution at a pixel is one product of two matrices, with nothing copied together.
+
+A product always has `TILE` drawings as columns, and features are (…, tiles, channels, TILE): how a BLAS library rounds
+depends on a product's size and on the place in it, but not between the columns of one so narrow. So a drawing comes out
+the same to the bit in whatever batch, at whatever place in it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from stages.pixelcnn.schedule import active_levels, blocks_of
 
 # Arrays: a Python number would take longer to convert than to add.
 ONE = np.ones((), np.float32)
-SPARE = 8  # columns of a product on either side that may be rounded otherwise
+TILE = 16  # as many floats as the widest registers of a processor hold
 HALF = np.float32(0.5)
 
 # A place in a row: the column of a pixel, or all of the row.
@@ -119,34 +123,34 @@ class Taps:
     """What convolutions still have to see of some features: rows of them, the newest last, padded on both sides.
 
     Attributes:
-      line: (columns, channels, drawings), the newest row.
+      line: (columns, tiles, channels, TILE), the newest row.
       upper, lower: the two halves of its channels.
     """
 
-    def __init__(self, columns: int, rows: int, channels: int, size: int, padding: int) -> None:
-        self.memory = np.zeros((padding + columns + padding, rows, channels, size), np.float32)
+    def __init__(self, columns: int, rows: int, channels: int, tiles: int, padding: int) -> None:
+        self.memory = np.zeros((tiles, padding + columns + padding, rows, channels, TILE), np.float32)
         self.padding = padding
-        self.line = self.memory[padding : padding + columns, -1]
-        self.upper, self.lower = self.line[:, : channels // 2], self.line[:, channels // 2 :]
+        self.line = self.memory[:, padding : padding + columns, -1].swapaxes(0, 1)
+        self.upper, self.lower = np.split(self.line, [channels // 2], axis=2)
 
     def windows(self, taps: int, last: int, step: int) -> Floats:
-        """What a matrix multiplies for each column: (columns // step, taps, drawings).
+        """What a matrix multiplies for each column: (columns // step, tiles, taps, TILE).
 
         Args:
           taps: how many values of a drawing a window holds.
           last: the rightmost column of a window, from the one that it is for.
           step: between two columns that a window is for.
         """
-        padded, rows, channels, size = self.memory.shape
-        flat = self.memory.reshape(-1, size)
-        start = flat[(self.padding + last + 1) * rows * channels - taps :]
-        shape = ((padded - 2 * self.padding) // step, taps, size)
-        strides = (step * self.memory.strides[0], *flat.strides)
+        tiles, _, rows, channels, _ = self.memory.shape
+        start = self.memory.reshape(tiles, -1, TILE)[:, (self.padding + last + 1) * rows * channels - taps :]
+        by_tile, by_column, _, by_tap, by_drawing = self.memory.strides
+        shape = (len(self.line) // step, tiles, taps, TILE)
+        strides = (step * by_column, by_tile, by_tap, by_drawing)
         return np.lib.stride_tricks.as_strided(start, shape, strides, writeable=False)
 
     def next_row(self) -> None:
         """Makes room for a row."""
-        self.memory[:, :-1] = self.memory[:, 1:]
+        self.memory[:, :, :-1] = self.memory[:, :, 1:]
 
 
 class Convolution:
@@ -155,25 +159,20 @@ class Convolution:
     def __init__(self, seen: Taps, matrix: Floats, bias: Floats, last: int, step: int = 1) -> None:
         self.seen, self.matrix = seen, matrix
         self.windows = seen.windows(matrix.shape[1], last, step)
-        self.bias = np.broadcast_to(bias, (len(self.windows), *bias.shape[-2:]))
+        self.bias = np.broadcast_to(bias, (*self.windows.shape[:2], *bias.shape[-2:]))
 
     def __call__(self, place: Place, out: Floats) -> None:
-        """Computes (…, out, drawings)."""
-        _multiply(self.matrix, self.windows[place], out)
+        """Computes (…, tiles, out, TILE)."""
+        np.matmul(self.matrix, self.windows[place], out=out)
         out += self.bias[place]
 
 
-def _multiply(matrix: Floats, x: Floats, out: Floats) -> None:
-    # For one small product, `dot` has less to do before it gets to BLAS.
-    (np.dot if x.ndim == 2 else np.matmul)(matrix, x, out=out)
-
-
 class Scratch:
-    """Where the features of a pixel, or of a row, are computed: (…, channels, drawings)."""
+    """Where the features of a pixel, or of a row, are computed: (…, tiles, channels, TILE)."""
 
-    def __init__(self, shape: tuple[int, ...], filters: int, size: int) -> None:
-        self.value, self.minus, self.below, self.x = (np.empty((*shape, filters, size), np.float32) for _ in range(4))
-        self.gated = np.empty((*shape, 2 * filters, size), np.float32)
+    def __init__(self, shape: tuple[int, ...], filters: int) -> None:
+        self.value, self.minus, self.below, self.x = (np.empty((*shape, filters, TILE), np.float32) for _ in range(4))
+        self.gated = np.empty((*shape, 2 * filters, TILE), np.float32)
         self.left, self.opening = self.gated[..., :filters, :], self.gated[..., filters:, :]
 
     def below_zero(self, x: Floats) -> Floats:
@@ -206,6 +205,7 @@ class Stack:
     """The features of one stack in a batch of drawings: of the vertical one by rows, of the horizontal one by pixels.
 
     Args:
+      condition: (tiles, conditional_size, TILE), or None.
       horizontal: the horizontal stack, which takes from this one if it is the vertical stack.
     """
 
@@ -214,7 +214,7 @@ class Stack:
         config: Config,
         matrices: Matrices,
         condition: Floats | None,
-        size: int,
+        tiles: int,
         horizontal: Stack | None = None,
     ) -> None:
         rows, columns = config.receptive_field_dims
@@ -223,21 +223,21 @@ class Stack:
         rows, last = (2, 0) if horizontal is None else (rows - 1, half)
         levels = range(config.num_hierarchies)
         self.activation = config.resnet_activation
-        self.scratch = [Scratch((width >> level,) if horizontal else (), filters, size) for level in levels]
+        self.scratch = [Scratch((width >> level, tiles) if horizontal else (tiles,), filters) for level in levels]
         self.taps: list[list[Taps]] = [[] for _ in levels]
 
         def taps(level: int, rows: int, channels: int) -> Taps:
-            made = Taps(width >> level, rows, channels, size, half)
+            made = Taps(width >> level, rows, channels, tiles, half)
             self.taps[level].append(made)
             return made
 
-        conv2_bias = matrices.conv2_bias[stack]
+        conv2_bias = matrices.conv2_bias[stack][:, np.newaxis]
         if condition is not None:
-            conv2_bias = conv2_bias + matrices.condition[stack] @ np.ascontiguousarray(condition.reshape(size, -1).T)
+            conv2_bias = conv2_bias + matrices.condition[stack][:, np.newaxis] @ condition
         # What the vertical features add to the first convolutions of the horizontal ones.
         self.ready: list[Floats] = []
         if horizontal is None:
-            self.ready = [np.empty((width >> level, filters, size), np.float32) for level, _ in config.blocks]
+            self.ready = [np.empty((width >> level, tiles, filters, TILE), np.float32) for level, _ in config.blocks]
 
         def block(index: int) -> Block:
             level, up = config.blocks[index]
@@ -324,7 +324,7 @@ class Stack:
         value, x, gated, opening = scratch.value, scratch.x, scratch.gated, scratch.opening
         block.conv1(place, x)
         if passed is not None and block.across is not None:
-            _multiply(block.across, passed.line[place], scratch.minus)
+            np.matmul(block.across, passed.line[place], out=scratch.minus)
             x += scratch.minus
         self._activate(scratch, x, block.conv2.seen, place)
         block.conv2(place, gated)
@@ -351,27 +351,18 @@ class Stack:
 
 
 class Batch:
-    """Drawings in the making: for each row `begin_row`, then for each of its pixels `outputs` and `put`.
-
-    A drawing comes out the same to the bit in whatever batch, at whatever place in it. For that the matrices have
-    `SPARE` columns more on both sides of the drawings', and a multiple of twice as many in all: OpenBLAS computes the
-    first and the last columns of a product in another way than those between, and rounds them otherwise.
-    """
+    """Drawings in the making: for each row `begin_row`, then for each of its pixels `outputs` and `put`."""
 
     def __init__(self, config: Config, matrices: Matrices, condition: Floats | None, size: int) -> None:
-        self.drawings = slice(SPARE, SPARE + size)
-        size += 2 * SPARE + -size % (2 * SPARE)
-        if condition is not None:
-            spare = np.zeros((size, *condition.shape[1:]), np.float32)
-            spare[self.drawings] = condition
-            condition = spare
         _, width, channels = config.image_shape
         rows, columns = config.receptive_field_dims
-        half = columns // 2
-        self.config, self.matrices = config, matrices
-        self.horizontal = Stack(config, matrices, condition, size)
-        self.vertical = Stack(config, matrices, condition, size, self.horizontal)
-        self.images = Taps(width, rows, channels + network.POSITIONS[config.position], size, half)
+        half, tiles = columns // 2, -(-size // TILE)
+        self.config, self.matrices, self.size = config, matrices, size
+        if condition is not None:
+            condition = _in_tiles(condition.reshape(size, -1).T)
+        self.horizontal = Stack(config, matrices, condition, tiles)
+        self.vertical = Stack(config, matrices, condition, tiles, self.horizontal)
+        self.images = Taps(width, rows, channels + network.POSITIONS[config.position], tiles, half)
         self.init = {
             stack: Convolution(self.images, matrices.init[stack], matrices.init_bias[stack], half)
             for stack in network.STACKS
@@ -384,7 +375,7 @@ class Batch:
         active = active_levels(self.config, row)
         self.images.next_row()
         self.images.line[...] = 0
-        self.images.line[:, self.config.num_channels :] = self.matrices.position[row]
+        self.images.line[:, :, self.config.num_channels :] = self.matrices.position[row][:, np.newaxis]
         self.horizontal.next_row(active)
         self.vertical.next_row(active)
         self.init["vertical"](WHOLE, self.vertical.scratch[0].value)
@@ -400,8 +391,17 @@ class Batch:
         self.init["horizontal"](column, value)
         self.horizontal.run(0, self.row, column)
         np.maximum(value, scratch.below_zero(value), out=value)
-        return (np.dot(self.matrices.output, value) + self.matrices.output_bias)[:, self.drawings]
+        outputs = np.matmul(self.matrices.output, value) + self.matrices.output_bias
+        return outputs.swapaxes(0, 1).reshape(len(self.matrices.output), -1)[:, : self.size]
 
     def put(self, column: int, scaled: Floats) -> None:
         """Sets the pixel, (channels, drawings) from -1 to 1."""
-        self.images.line[column, : len(scaled), self.drawings] = scaled
+        self.images.line[column, :, : len(scaled)] = _in_tiles(scaled)
+
+
+def _in_tiles(x: Floats) -> Floats:
+    """From (channels, drawings) to (tiles, channels, TILE), filled up with zeros."""
+    channels, size = x.shape
+    padded = np.zeros((channels, size + -size % TILE), np.float32)
+    padded[:, :size] = x
+    return np.ascontiguousarray(padded.reshape(channels, -1, TILE).swapaxes(0, 1))
