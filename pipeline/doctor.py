@@ -347,7 +347,7 @@ def mirror(values: dict[str, Any], root: Path) -> Finding:
         return Finding(Level.OK, "doodles, which need nothing")
     scheme, separator, _ = address.partition("://")
     if not separator or scheme == "file":
-        path = Path(unquote(urlsplit(address).path)) if separator else root / Path(address).expanduser()
+        path = Path(unquote(urlsplit(address).path)) if separator else root / os.path.expanduser(address)
         return folder(path, [str(name) for name in classes])
     if scheme in ("http", "https"):
         return website(address, str(classes[0]))
@@ -373,7 +373,7 @@ def folder(path: Path, classes: list[str]) -> Finding:
 
 def data_dir(path: str, root: Path) -> Finding:
     """Whether there is a folder that TensorFlow Datasets may have prepared."""
-    if not (there := root / Path(path).expanduser()).is_dir():
+    if not (there := root / os.path.expanduser(path)).is_dir():
         return Finding(Level.WRONG, f"there is no folder {there}, and source is tfds", "set source to mirror")
     return Finding(Level.OK, f"{there} is there")
 

@@ -215,7 +215,7 @@ SMALL_YAML = [
     b"a: &a [1, *a]\nb: {c: ? d}\n--- \n...\n%YAML 1.1\n",
     b'mirror: "a\\x41"\ndate: 2001-01-01 10:00:00\nf: .inf\ng: !!set {a, b}\nh: !!binary aGk=\n',
 ]
-REVIEW = json.dumps({"samples": "", "mode": "pairs", "reviewer": "one", "answers": [[0, True], [1, False]]}).encode()
+REVIEW = json.dumps({"questions": "", "mode": "pairs", "reviewer": "one", "answers": [[0, True], [1, False]]}).encode()
 PAGE = b'<html><script type="application/json" id="provenance">{"files": {"data/a": "00"}, "settings": {}}</script>'
 OVERRIDES = [b"num_resnet=3", b"classes=[bee, cat]", b"mirror=/a b", b"learning_rate=2e-5", b"prefetch=true"]
 DATES = [b"120", b"Wed, 21 Oct 2015 07:28:00 GMT", b"Fri, 31 Dec 9999 23:59:59 -9999", b"1e400"]

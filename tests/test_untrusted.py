@@ -352,9 +352,9 @@ def test_nothing_of_the_project_starts_a_shell() -> None:
     ("content", "says"),
     [
         (b"[" * 90_000, "recursion"),
-        (b'{"samples": ' + b"[" * 90_000, "recursion"),
-        (b'{"samples": "' + b"a" * 200_000 + b'"}', "more than 100,000 bytes"),
-        (b'{"samples": ' + b"9" * 5000 + b"}", "digits"),
+        (b'{"questions": ' + b"[" * 90_000, "recursion"),
+        (b'{"questions": "' + b"a" * 200_000 + b'"}', "more than 100,000 bytes"),
+        (b'{"questions": ' + b"9" * 5000 + b"}", "digits"),
     ],
 )
 def test_a_review_that_is_an_attack(tmp_path: Path, content: bytes, says: str) -> None:
@@ -376,7 +376,7 @@ def test_a_review_that_is_a_pipe_or_a_device(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_reviewer_can_be_written(tmp_path: Path) -> None:
-    said = {"samples": "", "mode": "pairs", "reviewer": "\ud800<script>", "answers": [[0, True]]}
+    said = {"questions": "", "mode": "pairs", "reviewer": "\ud800<script>", "answers": [[0, True]]}
     (tmp_path / "a.json").write_text(json.dumps(said))
     [review], _ = reviews.read("", [reviews.Question(0, 0, 0, True, True)], tmp_path)
     assert review.reviewer.encode() == b"?<script>"

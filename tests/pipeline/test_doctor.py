@@ -125,6 +125,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "a lock that is none": (change("dvc.lock", "stages: [\n"), "DVC", r"dvc\.lock"),
     "no mirror": (with_settings(mirror="nowhere"), "mirror", r"there is no folder .*/nowhere; name another"),
+    "nobody's home": (with_settings(mirror="~nosuchuser/x"), "mirror", r"there is no folder .*/~nosuchuser/x; name"),
     "an empty mirror": (with_settings(mirror="reviews"), "mirror", r"reviews has no file bee.npy and 19 more"),
     "a mirror that is a file": (with_settings(mirror="dvc.yaml"), "mirror", "dvc.yaml is not a folder"),
     "a store without its package": (with_settings(mirror="s3://bucket/a"), "mirror", "a package is missing"),
