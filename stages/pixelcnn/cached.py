@@ -5,14 +5,16 @@ the levels whose grid it lies on. What a convolution still has to see is kept as
 its taps, over neighbouring columns and the last few rows, are then consecutive rows of one matrix with the drawings as
 columns, and the convolution at a pixel is one product of two matrices, with nothing copied together.
 
-A product always has `TILE` drawings as columns, and features are (…, tiles, channels, TILE): how a BLAS library rounds
-depends on a product's size and on the place in it, but not between the columns of one so narrow. So a drawing comes out
-the same to the bit in whatever batch, at whatever place in it.
+A drawing comes out the same to the bit in whatever batch, at whatever place in it. How a BLAS library rounds may depend
+on the width of a product, and in a wide one on the column. So features are (…, tiles, channels, width): one tile as wide
+as the batch where the library at hand rounds such products as it does those of 16 columns, else tiles of 16.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ from stages.pixelcnn.schedule import active_levels, blocks_of
 
 # Arrays: a Python number would take longer to convert than to add.
 ONE = np.ones((), np.float32)
-TILE = 16  # as many floats as the widest registers of a processor hold
+NARROW = 16  # as many floats as the widest registers of a processor hold
 HALF = np.float32(0.5)
 
 # A place in a row: the column of a pixel, or all of the row.
@@ -72,6 +74,7 @@ class Matrices:
         # A gate is a * sigmoid(b) = a / 2 * (1 + tanh(b / 2)): all that leads to it is halved here, exactly.
         self.conv2 = {stack: [kernel * HALF for kernel in matrices(f"{stack}/conv2")] for stack in network.STACKS}
         self.conv2_bias = {stack: bias(f"{stack}/conv2") * HALF for stack in network.STACKS}
+        self.condition: dict[str, Floats] = {}
         if config.conditional_shape is not None:
             self.condition = {stack: dense(plain[f"{stack}/condition/kernel"]) * HALF for stack in network.STACKS}
             for stack in network.STACKS:
@@ -107,6 +110,51 @@ class Matrices:
         self.position = np.asarray(network.position_channels(config))[..., np.newaxis]
         self.output, self.output_bias = dense(plain["output/kernel"])[0], bias("output")[0]
 
+    def shapes(self) -> frozenset[tuple[int, int]]:
+        """Those of all matrices that features are multiplied by."""
+        kinds: tuple[Mapping[str, Iterable[Floats]], ...]
+        kinds = self.conv1, self.conv2, self.across, self.shrink, self.condition
+        many = itertools.chain(self.give, *(matrices for kind in kinds for matrices in kind.values()))
+        grown = (matrix for kind in self.grow.values() for level in kind for row in level for matrix in row)
+        return frozenset(matrix.shape for matrix in (*self.init.values(), *many, *grown, self.output))
+
+
+class Tiles(NamedTuple):
+    """How the drawings of a batch are laid out as columns: so many to a product, in so many products."""
+
+    number: int
+    width: int
+
+    @classmethod
+    def of(cls, matrices: Matrices, size: int) -> Tiles:
+        """For so many drawings."""
+        number = -(-size // NARROW)
+        return cls(1, number * NARROW) if _rounds_alike(matrices.shapes(), number * NARROW) else cls(number, NARROW)
+
+    def cut(self, x: Floats) -> Floats:
+        """From (channels, drawings) to (tiles, channels, width), filled up with zeros."""
+        channels, size = x.shape
+        padded = np.zeros((channels, self.number * self.width), np.float32)
+        padded[:, :size] = x
+        return np.ascontiguousarray(padded.reshape(channels, self.number, self.width).swapaxes(0, 1))
+
+
+@functools.lru_cache
+def _rounds_alike(shapes: frozenset[tuple[int, int]], width: int) -> bool:
+    """Whether BLAS rounds every column of a product so wide as it does in a narrow one.
+
+    OpenBLAS 0.3.31 does not on AVX2, where the outer eight columns differ. On AVX-512 it does, unless only the wide one
+    takes more than 1,000,000 multiplications, and sums of more than 320 are then made in parts.
+    """
+    random = np.random.default_rng(0)
+    for outputs, inputs in sorted(shapes):
+        matrix = random.standard_normal((outputs, inputs), np.float32)
+        column = random.standard_normal((inputs, 1), np.float32)
+        wide, narrow = (matrix @ np.repeat(column, columns, axis=1) for columns in (width, NARROW))
+        if (wide != narrow[:, :1]).any():
+            return False
+    return True
+
 
 def _grow_taps(kernel: Floats, row: int, column: int) -> Floats:
     """The taps of a change to twice the resolution that reach rows and columns of one parity, as a convolution's.
@@ -123,28 +171,29 @@ class Taps:
     """What convolutions still have to see of some features: rows of them, the newest last, padded on both sides.
 
     Attributes:
-      line: (columns, tiles, channels, TILE), the newest row.
+      line: (columns, tiles, channels, width), the newest row.
       upper, lower: the two halves of its channels.
     """
 
-    def __init__(self, columns: int, rows: int, channels: int, tiles: int, padding: int) -> None:
-        self.memory = np.zeros((tiles, padding + columns + padding, rows, channels, TILE), np.float32)
+    def __init__(self, columns: int, rows: int, channels: int, tiles: Tiles, padding: int) -> None:
+        shape = (tiles.number, padding + columns + padding, rows, channels, tiles.width)
+        self.memory = np.zeros(shape, np.float32)
         self.padding = padding
         self.line = self.memory[:, padding : padding + columns, -1].swapaxes(0, 1)
         self.upper, self.lower = np.split(self.line, [channels // 2], axis=2)
 
     def windows(self, taps: int, last: int, step: int) -> Floats:
-        """What a matrix multiplies for each column: (columns // step, tiles, taps, TILE).
+        """What a matrix multiplies for each column: (columns // step, tiles, taps, width).
 
         Args:
           taps: how many values of a drawing a window holds.
           last: the rightmost column of a window, from the one that it is for.
           step: between two columns that a window is for.
         """
-        tiles, _, rows, channels, _ = self.memory.shape
-        start = self.memory.reshape(tiles, -1, TILE)[:, (self.padding + last + 1) * rows * channels - taps :]
+        tiles, _, rows, channels, width = self.memory.shape
+        start = self.memory.reshape(tiles, -1, width)[:, (self.padding + last + 1) * rows * channels - taps :]
         by_tile, by_column, _, by_tap, by_drawing = self.memory.strides
-        shape = (len(self.line) // step, tiles, taps, TILE)
+        shape = (len(self.line) // step, tiles, taps, width)
         strides = (step * by_column, by_tile, by_tap, by_drawing)
         return np.lib.stride_tricks.as_strided(start, shape, strides, writeable=False)
 
@@ -162,17 +211,18 @@ class Convolution:
         self.bias = np.broadcast_to(bias, (*self.windows.shape[:2], *bias.shape[-2:]))
 
     def __call__(self, place: Place, out: Floats) -> None:
-        """Computes (…, tiles, out, TILE)."""
+        """Computes (…, tiles, out, width)."""
         np.matmul(self.matrix, self.windows[place], out=out)
         out += self.bias[place]
 
 
 class Scratch:
-    """Where the features of a pixel, or of a row, are computed: (…, tiles, channels, TILE)."""
+    """Where the features of a pixel, or of a row, are computed: (…, tiles, channels, width)."""
 
-    def __init__(self, shape: tuple[int, ...], filters: int) -> None:
-        self.value, self.minus, self.below, self.x = (np.empty((*shape, filters, TILE), np.float32) for _ in range(4))
-        self.gated = np.empty((*shape, 2 * filters, TILE), np.float32)
+    def __init__(self, columns: tuple[int, ...], filters: int, tiles: Tiles) -> None:
+        shape = (*columns, tiles.number, filters, tiles.width)
+        self.value, self.minus, self.below, self.x = (np.empty(shape, np.float32) for _ in range(4))
+        self.gated = np.empty((*columns, tiles.number, 2 * filters, tiles.width), np.float32)
         self.left, self.opening = self.gated[..., :filters, :], self.gated[..., filters:, :]
 
     def below_zero(self, x: Floats) -> Floats:
@@ -205,7 +255,7 @@ class Stack:
     """The features of one stack in a batch of drawings: of the vertical one by rows, of the horizontal one by pixels.
 
     Args:
-      condition: (tiles, conditional_size, TILE), or None.
+      condition: (tiles, conditional_size, width), or None.
       horizontal: the horizontal stack, which takes from this one if it is the vertical stack.
     """
 
@@ -214,7 +264,7 @@ class Stack:
         config: Config,
         matrices: Matrices,
         condition: Floats | None,
-        tiles: int,
+        tiles: Tiles,
         horizontal: Stack | None = None,
     ) -> None:
         rows, columns = config.receptive_field_dims
@@ -223,7 +273,7 @@ class Stack:
         rows, last = (2, 0) if horizontal is None else (rows - 1, half)
         levels = range(config.num_hierarchies)
         self.activation = config.resnet_activation
-        self.scratch = [Scratch((width >> level, tiles) if horizontal else (tiles,), filters) for level in levels]
+        self.scratch = [Scratch((width >> level,) if horizontal else (), filters, tiles) for level in levels]
         self.taps: list[list[Taps]] = [[] for _ in levels]
 
         def taps(level: int, rows: int, channels: int) -> Taps:
@@ -237,7 +287,8 @@ class Stack:
         # What the vertical features add to the first convolutions of the horizontal ones.
         self.ready: list[Floats] = []
         if horizontal is None:
-            self.ready = [np.empty((width >> level, tiles, filters, TILE), np.float32) for level, _ in config.blocks]
+            shape = (tiles.number, filters, tiles.width)
+            self.ready = [np.empty((width >> level, *shape), np.float32) for level, _ in config.blocks]
 
         def block(index: int) -> Block:
             level, up = config.blocks[index]
@@ -356,10 +407,10 @@ class Batch:
     def __init__(self, config: Config, matrices: Matrices, condition: Floats | None, size: int) -> None:
         _, width, channels = config.image_shape
         rows, columns = config.receptive_field_dims
-        half, tiles = columns // 2, -(-size // TILE)
-        self.config, self.matrices, self.size = config, matrices, size
+        half, tiles = columns // 2, Tiles.of(matrices, size)
+        self.config, self.matrices, self.tiles, self.size = config, matrices, tiles, size
         if condition is not None:
-            condition = _in_tiles(condition.reshape(size, -1).T)
+            condition = tiles.cut(condition.reshape(size, -1).T)
         self.horizontal = Stack(config, matrices, condition, tiles)
         self.vertical = Stack(config, matrices, condition, tiles, self.horizontal)
         self.images = Taps(width, rows, channels + network.POSITIONS[config.position], tiles, half)
@@ -396,12 +447,4 @@ class Batch:
 
     def put(self, column: int, scaled: Floats) -> None:
         """Sets the pixel, (channels, drawings) from -1 to 1."""
-        self.images.line[column, :, : len(scaled)] = _in_tiles(scaled)
-
-
-def _in_tiles(x: Floats) -> Floats:
-    """From (channels, drawings) to (tiles, channels, TILE), filled up with zeros."""
-    channels, size = x.shape
-    padded = np.zeros((channels, size + -size % TILE), np.float32)
-    padded[:, :size] = x
-    return np.ascontiguousarray(padded.reshape(channels, -1, TILE).swapaxes(0, 1))
+        self.images.line[column, :, : len(scaled)] = self.tiles.cut(scaled)
