@@ -6,8 +6,8 @@ its taps, over neighbouring columns and the last few rows, are then consecutive 
 columns, and the convolution at a pixel is one product of two matrices, with nothing copied together.
 
 A drawing comes out the same to the bit in whatever batch, at whatever place in it. How a BLAS library rounds may depend
-on the width of a product, and in a wide one on the column. So features are (…, tiles, channels, width): one tile as wide
-as the batch where the library at hand rounds such products as it does those of 16 columns, else tiles of 16.
+on the width of a product, and in a wide one on the column. So features are (…, tiles, channels, width): one tile, as
+wide as the batch, where the library at hand rounds such products as it does those of 16 columns, else tiles of 16.
 """
 
 from __future__ import annotations
