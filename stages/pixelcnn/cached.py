@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class Matrices:
 
     def shapes(self) -> frozenset[tuple[int, int]]:
         """Those of all matrices that features are multiplied by."""
-        kinds: tuple[Mapping[str, Iterable[Floats]], ...]
+        kinds: tuple[Mapping[Any, Iterable[Any]], ...]
         kinds = self.conv1, self.conv2, self.across, self.shrink, self.condition
         many = itertools.chain(self.give, *(matrices for kind in kinds for matrices in kind.values()))
         grown = (matrix for kind in self.grow.values() for level in kind for row in level for matrix in row)
