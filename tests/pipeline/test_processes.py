@@ -135,7 +135,7 @@ def test_what_a_command_leaves_in_the_background_ends_with_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize(("script", "generations"), [(TREE, 3), (GENTLE, 1)])
+@pytest.mark.parametrize(("script", "generations"), [pytest.param(TREE, 3, marks=pytest.mark.slow), (GENTLE, 1)])
 def test_the_tree_ends_with_the_process_that_asked_for_it(
     tmp_path: Path, number: signal.Signals, script: str, generations: int
 ) -> None:
