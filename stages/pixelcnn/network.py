@@ -281,55 +281,60 @@ def kernels(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
     return plain
 
 
-def _convolve(x: tf.Tensor, kernel: tf.Tensor, above: int, left: int, right: int, stride: int = 1) -> tf.Tensor:
-    """A convolution whose taps end at the pixel itself (or before it), by padding in front."""
-    padded = tf.pad(x, [[0, 0], [above, 0], [left, right], [0, 0]])
-    if stride > 1 or kernel.shape[:2] != (above + 1, left + 1 + right):
-        return tf.nn.conv2d(padded, kernel, strides=stride, padding="VALID")
+# The layers run on the image turned by half a circle, where what precedes a pixel lies below and right of it. An odd
+# zero of TensorFlow's SAME padding goes behind the image, as a kernel wants it that reaches back by one. So no padded
+# copy of a feature map is made, forward or backward: 3 to 4% of a training step on a CPU.
 
-    @tf.custom_gradient
-    def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            # The input's gradient is a convolution with the flipped kernel, padded on the other side. Written so, it
-            # leaves the padding out and runs a third faster on a CPU than the transposed convolution.
-            flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-            behind = tf.pad(upstream, [[0, 0], [0, above], [right, left], [0, 0]])
-            for_kernel = tf.raw_ops.Conv2DBackpropFilter(
-                input=padded, filter_sizes=kernel.shape, out_backprop=upstream, strides=[1] * 4, padding="VALID"
-            )
-            return tf.nn.conv2d(behind, flipped, strides=1, padding="VALID"), for_kernel
 
-        return tf.nn.conv2d(padded, kernel, strides=1, padding="VALID"), gradient
+def _turn(kernels: Parameters) -> dict[str, tf.Tensor]:
+    """The kernels for an image turned by half a circle; dense ones and biases as they are."""
+    return {name: tf.reverse(kernel, [1, 2]) if kernel.shape.rank == 5 else kernel for name, kernel in kernels.items()}
 
-    return convolve(x, kernel)
+
+def _convolve(
+    x: tf.Tensor, kernel: tf.Tensor, rows: tuple[int, int], columns: tuple[int, int], stride: int = 1
+) -> tf.Tensor:
+    """A convolution with so many rows and columns of zeros before and behind the image; below 0 cuts them off."""
+    if min(rows[0], columns[0]) < 0:
+        x = x[:, max(-rows[0], 0) :, max(-columns[0], 0) :]
+    padding = [(max(before, 0), behind) for before, behind in (rows, columns)]
+    if padding == [_same(size, taps, stride) for size, taps in zip(x.shape[1:3], kernel.shape[:2], strict=True)]:
+        return tf.nn.conv2d(x, kernel, strides=stride, padding="SAME")
+    return tf.nn.conv2d(tf.pad(x, [(0, 0), *padding, (0, 0)]), kernel, strides=stride, padding="VALID")
+
+
+def _same(size: int, taps: int, stride: int) -> tuple[int, int]:
+    """The zeros that TensorFlow's SAME padding puts before and behind a dimension."""
+    zeros = max((-(-size // stride) - 1) * stride + taps - size, 0)
+    return zeros // 2, zeros - zeros // 2
+
+
+def _grow(x: tf.Tensor, kernel: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
+    """Twice the resolution, by a transposed convolution whose first rows and columns are cut off."""
+    batch, (height, width) = tf.shape(x)[0], (2 * size for size in x.shape[1:3])
+    taps = kernel.shape
+    if (rows, columns) == (_same(height, taps[0], 2)[0], _same(width, taps[1], 2)[0]):
+        return tf.nn.conv2d_transpose(x, kernel, (batch, height, width, taps[2]), strides=2, padding="SAME")
+    full = (batch, height - 2 + taps[0], width - 2 + taps[1], taps[2])
+    out = tf.nn.conv2d_transpose(x, kernel, full, strides=2, padding="VALID")
+    return out[:, rows : rows + height, columns : columns + width]
 
 
 def _operations(config: Config) -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]:
-    """What each kind of layer does with an input and a plain kernel, before the bias."""
+    """What each kind of layer does with an input and a plain kernel, both turned, before the bias."""
     rows, columns = config.receptive_field_dims
     half = columns // 2
 
-    def vertical(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
-        return _convolve(x, kernel, rows - 2, half, half, stride)
+    def vertical(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return _convolve(x, kernel, (0, rows - 2), (half, half))
 
-    def horizontal(x: tf.Tensor, kernel: tf.Tensor, stride: int = 1) -> tf.Tensor:
-        return _convolve(x, kernel, 1, half, 0, stride)
-
-    def grow(x: tf.Tensor, kernel: tf.Tensor, left: int) -> tf.Tensor:
-        """Twice the resolution: input (r, c) reaches outputs from (2r, 2c - left) on, never before row 2r."""
-        shape = tf.shape(x)
-        height, width = 2 * shape[1], 2 * shape[2]
-        taps = kernel.shape
-        full = (shape[0], height - 2 + taps[0], width - 2 + taps[1], taps[2])
-        out = tf.nn.conv2d_transpose(x, kernel, full, strides=2, padding="VALID")
-        out = out[:, :height, left : left + width]
-        out.set_shape([x.shape[0], x.shape[1] * 2, x.shape[2] * 2, taps[2]])
-        return out
+    def horizontal(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return _convolve(x, kernel, (0, 1), (0, half))
 
     return {
-        "init/vertical": lambda x, kernel: _convolve(x[:, :-1], kernel, rows - 1, half, half),
-        "init/up": lambda x, kernel: _convolve(x[:, :-1], kernel, 1, half, half),
-        "init/left": lambda x, kernel: _convolve(x[:, :, :-1], kernel, 1, half, 0),
+        "init/vertical": lambda x, kernel: _convolve(x, kernel, (-1, rows - 1), (half, half)),
+        "init/up": lambda x, kernel: _convolve(x, kernel, (-1, 1), (half, half)),
+        "init/left": lambda x, kernel: _convolve(x, kernel, (0, 1), (-1, half)),
         "vertical/conv1": vertical,
         "vertical/conv2": vertical,
         "horizontal/conv1": horizontal,
@@ -339,10 +344,11 @@ def _operations(config: Config) -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf
         "horizontal/skip_down": _dense,
         "vertical/condition": _dense,
         "horizontal/condition": _dense,
-        "vertical/shrink": lambda x, kernel: vertical(x, kernel, 2),
-        "horizontal/shrink": lambda x, kernel: horizontal(x, kernel, 2),
-        "vertical/grow": lambda x, kernel: grow(x, kernel, half),
-        "horizontal/grow": lambda x, kernel: grow(x, kernel, 0),
+        # An output is where the first of its two rows and columns was, which the turn makes the second.
+        "vertical/shrink": lambda x, kernel: _convolve(x, kernel, (-1, rows - 2), (half - 1, half), 2),
+        "horizontal/shrink": lambda x, kernel: _convolve(x, kernel, (-1, 1), (-1, half), 2),
+        "vertical/grow": lambda x, kernel: _grow(x, kernel, rows - 3, half - 1),
+        "horizontal/grow": lambda x, kernel: _grow(x, kernel, 0, half - 1),
         "output": _dense,
     }
 
@@ -427,6 +433,7 @@ def outputs(
     operations = _operations(config)
     sums = images.dtype
     dtype = dtype or sums
+    weights = _turn(weights)
     # A layer's kernels are cast and cut apart once, not once a use.
     stacked = {name: tf.unstack(tf.cast(weights[f"{name}/kernel"], dtype)) for name in layers(config)}
     biases = {name: tf.unstack(weights[f"{name}/b"]) for name in stacked}
@@ -534,7 +541,7 @@ def _run(
     condition: tf.Tensor | None,
     dtype: tf.DType,
 ) -> tf.Tensor:
-    """Joins layers and blocks to the network; its last layer's outputs."""
+    """Joins layers and blocks, both for turned images, to the network; its last layer's outputs."""
 
     def features(value: tf.Tensor) -> Features:
         return Features(value, fused.activate(config.resnet_activation, dtype)(value))
@@ -548,6 +555,7 @@ def _run(
         channels = tf.cast(position_channels(config), images.dtype)
         batch = tf.shape(images)[0]
         images = tf.concat([images, tf.tile(channels[tf.newaxis], [batch, 1, 1, 1])], axis=-1)
+    images = tf.reverse(images, [1, 2])
 
     vertical = features(apply("init/vertical", 0, images))
     horizontal = features(apply("init/up", 0, images) + apply("init/left", 0, images))
@@ -574,7 +582,7 @@ def _run(
             vertical = block(index, "vertical", vertical, None, condition)
             horizontal = block(index, "horizontal", horizontal, vertical.active, condition)
             passed.append((vertical, horizontal))
-    return apply("output", 0, tf.nn.elu(horizontal.value))
+    return tf.reverse(apply("output", 0, tf.nn.elu(horizontal.value)), [1, 2])
 
 
 def _mixture(config: Config, outputs: tf.Tensor) -> Mixture:
@@ -609,7 +617,7 @@ def data_dependent_initialisation(
     table = layers(config)
     g = {name: list(tf.unstack(parameters[f"{name}/g"])) for name, layer in table.items() if layer.normalised}
     b = {name: list(tf.unstack(parameters[f"{name}/b"])) for name in table}
-    directions = kernels(config, {k: tf.ones_like(v) if k.endswith("/g") else v for k, v in parameters.items()})
+    directions = _turn(kernels(config, {k: tf.ones_like(v) if k.endswith("/g") else v for k, v in parameters.items()}))
 
     def apply(name: str, index: int, x: tf.Tensor) -> tf.Tensor:
         out = operations[name](x, directions[f"{name}/kernel"][index])
