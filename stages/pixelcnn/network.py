@@ -288,7 +288,7 @@ def kernels(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
 
 def _turn(kernels: Parameters) -> dict[str, tf.Tensor]:
     """The kernels for an image turned by half a circle; dense ones and biases as they are."""
-    return {name: tf.reverse(kernel, [1, 2]) if kernel.shape.rank == 5 else kernel for name, kernel in kernels.items()}
+    return {name: tf.reverse(kernel, [1, 2]) if len(kernel.shape) == 5 else kernel for name, kernel in kernels.items()}
 
 
 def _convolve(
