@@ -165,6 +165,10 @@ def test_the_page_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
     with opened(browser, path) as page:
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == 390, "tables scroll, the page does not"
+        intervals = (
+            page.locator(".figures small").filter(has_text=" to 0.").evaluate_all("all => all.map(x => x.offsetHeight)")
+        )
+        assert intervals and max(intervals) < 30, "no number is broken over two lines"
         assert page.locator(".best").all_inner_texts() == ["0.750 best\n0.650 to 0.850"]
         assert page.get_by_role("row", name="seed").get_by_role("cell").all_inner_texts() == ["0", "1"]
         assert page.get_by_role("rowheader", name=HOSTILE).is_visible()
