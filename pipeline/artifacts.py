@@ -171,4 +171,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([|*_`<>\[\]\\])", r"\\\1", " ".join(text.split()))
+    """Text as Markdown that shows it; an underscore within a word is as it is, so that an address stays one."""
+    return re.sub(r"[|*`<>\[\]\\]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))

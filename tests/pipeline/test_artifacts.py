@@ -31,11 +31,24 @@ def test_the_verdict(bits: float | None, baseline: Kept | None, said: str) -> No
 def test_the_summary_has_settings_figures_and_report() -> None:
     text = summary(run(1.5), BEFORE)
     assert "**better than usual by 0.25" in text
-    assert "| num\\_resnet | 5 | 3 |" in text
+    assert "| num_resnet | 5 | 3 |" in text
     assert "| mirror | https://a\\|b | \\*doodles\\* |" in text
-    assert "| heldout\\_bits\\_per\\_dim | 1.75 | 1.5 | -0.25 |" in text
+    assert "| heldout_bits_per_dim | 1.75 | 1.5 | -0.25 |" in text
     assert "| judge.accuracy |  | 0.5 |  |" in text
     assert "`reports/index.html`, MD5 `abc`" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("https://host/quickdraw_dataset/numpy_bitmap", "https://host/quickdraw_dataset/numpy_bitmap"),
+        ("_all_ of a__b and __init__", r"\_all\_ of a\_\_b and \_\_init\_\_"),
+        ("a_ _b", r"a\_ \_b"),
+        (r"<b> [x](y) `z` C:\d", r"\<b\> \[x\](y) \`z\` C:\\d"),
+    ],
+)
+def test_a_value_is_shown_as_it_is(value: str, shown: str) -> None:
+    assert f"| mirror | {shown} | here |" in summary(Run("a", {}, differing={"mirror": (value, "here")}), None)
 
 
 def test_a_comparison_has_the_best_first_and_the_failed_last() -> None:

@@ -135,7 +135,7 @@ def test_a_schedule_runs_a_clone_and_another_machine_restores_it(
     assert [(row["stage"], row["state"]) for row in left["stages"]] == [(name, "Ran") for name in ORDER]
     assert all(row["seconds"] > 0 for row in left["stages"])
     resnets = profiles()["quick"]["num_resnet"]
-    assert f"| num\\_resnet | {FULL['num_resnet']} | {resnets} |" in left["summary"]
+    assert f"| num_resnet | {FULL['num_resnet']} | {resnets} |" in left["summary"]
     assert "reports/index.html" in left["summary"]
     assert "https://reports.example/quick-" in left["report"]
     logs = server.logs(first)
