@@ -1,34 +1,21 @@
 """The command `python -m pipeline`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import run
+from pipeline import run, settings
 from pipeline.compare import compare
-from pipeline.doctor import DoctorError, doctor
-from pipeline.dvc import DvcError
-from pipeline.processes import Stopped
-from pipeline.serve import ServeError, serve
-from pipeline.verify import VerifyError, verify
-from stages.errors import SettingsError
+from pipeline.doctor import doctor
+from pipeline.serve import serve
+from pipeline.verify import verify
+from stages.common.errors import reporting_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say, and return the exit code: 2 for a setting that cannot be used, 1 for a failed run."""
     arguments = parser().parse_args(argv)
-    try:
-        arguments.do(arguments)
-    except KeyboardInterrupt:
-        return 130
-    except SettingsError as error:
-        return _fail(error, error.exit_code)
-    except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
-    except (DoctorError, DvcError, ServeError, Stopped, VerifyError) as error:
-        return _fail(error, 1)
-    return 0
+    return reporting_errors(lambda: arguments.do(arguments))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--profile",
-        choices=run.profiles(),
+        choices=settings.profiles(),
         help="a named set of changes to the committed params.yaml, from pipeline/profiles.yaml; "
         "without one, the settings are params.yaml as it stands",
     )
@@ -105,11 +92,6 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(do=lambda given: doctor())
     return parser
-
-
-def _fail(error: object, exit_code: int) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return exit_code
 
 
 if __name__ == "__main__":

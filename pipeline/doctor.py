@@ -23,18 +23,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from pipeline import dvc, run
-from stages import files, params
-from stages.errors import SettingsError
+from pipeline import dvc, server
+from stages import params
+from stages.common import files
+from stages.common.cores import usable_cores
+from stages.common.errors import SettingsError, UserError
+from stages.common.urls import hide_secrets
 
 T = TypeVar("T")
 
-NETWORK = 5.0  # seconds for an answer
-QUICKLY = 30.0  # seconds for a check; a folder of a server that is gone never answers
-TENSORFLOW = 120.0  # seconds to import it, on a machine that does much else
+NETWORK_TIMEOUT = 5.0  # seconds for an answer
+CHECK_TIMEOUT = 30.0  # seconds for a check; a folder of a server that is gone never answers
+TENSORFLOW_TIMEOUT = 120.0  # seconds to import it, on a machine that does much else
 # Below these a run is likely to end for want of it. TensorFlow alone takes half a gigabyte of memory.
-LITTLE_MEMORY = 2e9
-LITTLE_DISK, NO_DISK = 2e9, 1e8
+LOW_MEMORY = 2e9
+LOW_DISK, NO_DISK = 2e9, 1e8
 
 INSTALL = "pip install -c constraints.txt -e ."
 INSTALL_GPU = "pip install -c constraints.txt -e '.[gpu]'"
@@ -66,7 +69,7 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-class DoctorError(Exception):
+class DoctorError(UserError):
     """A run would not work: one line for a person."""
 
 
@@ -76,22 +79,14 @@ def doctor() -> None:
     Raises:
       DoctorError: one of them is wrong.
     """
-    root = project(Path.cwd())
+    root = dvc.project_root(Path.cwd())
     wrong = 0
     for name, finding in findings(root):
         wrong += finding.level is Level.WRONG
         says = f"{finding.says}; {finding.remedy}" if finding.remedy else finding.says
-        print(f"{finding.level.value:6}{name:14}{without_secrets(' '.join(says.split()))}", flush=True)
+        print(f"{finding.level.value:6}{name:14}{hide_secrets(' '.join(says.split()))}", flush=True)
     if wrong:
         raise DoctorError(f"a run would not work here: {wrong} of the lines above begin with `wrong`")
-
-
-def project(start: Path) -> Path:
-    """The nearest folder upwards with a dvc.yaml, whatever else is wrong with it."""
-    for root in (start, *start.parents):
-        if (root / "dvc.yaml").is_file():
-            return root
-    raise DoctorError(f"{start} is in no copy of the project: no dvc.yaml here or above")
 
 
 def findings(root: Path) -> Iterator[tuple[str, Finding]]:
@@ -99,29 +94,29 @@ def findings(root: Path) -> Iterator[tuple[str, Finding]]:
     values: dict[str, Any] = {}
     with contextlib.suppress(SettingsError, OSError):
         values = params.read(root / "params.yaml")
-    answer = Background(TENSORFLOW, ask_tensorflow)  # while the others are looked at
+    answer = Background(TENSORFLOW_TIMEOUT, ask_tensorflow)  # while the others are looked at
     checks: list[tuple[str, float, Callable[[], Finding]]] = [
-        ("Python", QUICKLY, lambda: python(root)),
-        ("packages", QUICKLY, packages),
-        ("settings", QUICKLY, lambda: settings(root)),
-        ("Git", QUICKLY, lambda: git(root)),
-        ("DVC", QUICKLY, lambda: graph(root)),
-        ("remote", QUICKLY, lambda: remote(root)),
-        ("mirror", QUICKLY, lambda: mirror(values, root)),
-        ("Prefect", QUICKLY, prefect),
-        ("processor", QUICKLY, processor),
-        ("memory", QUICKLY, memory),
-        ("workspace", QUICKLY, lambda: disk(root)),
-        ("DVC's cache", QUICKLY, lambda: disk(dvc.cache(root))),
-        ("user's cache", QUICKLY, lambda: disk(files.cache())),
-        ("TensorFlow", TENSORFLOW, lambda: tensorflow(answer.get(), str(values.get("device", "auto")))),
+        ("Python", CHECK_TIMEOUT, lambda: check_python(root)),
+        ("packages", CHECK_TIMEOUT, check_packages),
+        ("settings", CHECK_TIMEOUT, lambda: check_settings(root)),
+        ("Git", CHECK_TIMEOUT, lambda: check_git(root)),
+        ("DVC", CHECK_TIMEOUT, lambda: check_graph(root)),
+        ("remote", CHECK_TIMEOUT, lambda: check_remote(root)),
+        ("mirror", CHECK_TIMEOUT, lambda: check_mirror(values, root)),
+        ("Prefect", CHECK_TIMEOUT, check_prefect),
+        ("processor", CHECK_TIMEOUT, check_processor),
+        ("memory", CHECK_TIMEOUT, check_memory),
+        ("workspace", CHECK_TIMEOUT, lambda: check_disk(root)),
+        ("DVC's cache", CHECK_TIMEOUT, lambda: check_disk(dvc.cache_folder(root))),
+        ("user's cache", CHECK_TIMEOUT, lambda: check_disk(files.cache_folder())),
+        ("TensorFlow", TENSORFLOW_TIMEOUT, lambda: check_tensorflow(answer.get(), str(values.get("device", "auto")))),
     ]
     if values.get("source") == "tfds":
-        checks.append(("data_dir", QUICKLY, lambda: data_dir(str(values.get("data_dir")), root)))
+        checks.append(("data_dir", CHECK_TIMEOUT, lambda: check_data_dir(str(values.get("data_dir")), root)))
     for name, seconds, check in checks:
         try:
             yield name, Background(seconds, check).get()
-        except (dvc.DvcError, SettingsError) as error:
+        except UserError as error:
             yield name, Finding(Level.WRONG, str(error))
         except OSError as error:
             where = f"{error.filename}: " if error.filename is not None else ""
@@ -157,7 +152,7 @@ class Background:
 # --- This machine ---
 
 
-def python(root: Path) -> Finding:
+def check_python(root: Path) -> Finding:
     """The version, and whether DVC's commands, typed here, would find the same one."""
     from packaging.specifiers import SpecifierSet
 
@@ -178,7 +173,7 @@ def python(root: Path) -> Finding:
     return Finding(Level.OK, f"{here}, {sys.executable}")
 
 
-def packages() -> Finding:
+def check_packages() -> Finding:
     """Whether what the project asks for is installed, in a version that it permits."""
     from packaging.requirements import Requirement
 
@@ -203,12 +198,12 @@ def ask_tensorflow() -> subprocess.CompletedProcess[str]:
     """TensorFlow's own words, from a process that ends: it may crash, and one that sees a GPU takes its memory."""
     command = [sys.executable, "-c", ASK_TENSORFLOW]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=TENSORFLOW)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=TENSORFLOW_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"to import it takes longer than {TENSORFLOW:g} seconds") from None
+        raise TimeoutError(f"to import it takes longer than {TENSORFLOW_TIMEOUT:g} seconds") from None
 
 
-def tensorflow(answer: subprocess.CompletedProcess[str], device: str) -> Finding:
+def check_tensorflow(answer: subprocess.CompletedProcess[str], device: str) -> Finding:
     """Whether TensorFlow can be imported and sees a GPU, or why not."""
     if answer.returncode:
         last = (answer.stderr.strip() or f"it ended with exit code {answer.returncode}").splitlines()[-1]
@@ -243,13 +238,13 @@ def why_no_gpu(cuda: bool, said: str) -> tuple[str, str]:
     return "the driver shows it none", "see whether `nvidia-smi` does"
 
 
-def processor() -> Finding:
+def check_processor() -> Finding:
     """How many cores a run may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return Finding(Level.OK, f"{cores} core{'s' if cores > 1 else ''}, {platform.machine()}")
 
 
-def memory() -> Finding:
+def check_memory() -> Finding:
     """What is free, within the bound of a container."""
     import psutil
 
@@ -257,7 +252,7 @@ def memory() -> Finding:
     with contextlib.suppress(OSError, ValueError):  # no container, or one without a bound
         bound = int(Path("/sys/fs/cgroup/memory.max").read_text())
         free = min(free, bound - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    if free < LITTLE_MEMORY:
+    if free < LOW_MEMORY:
         return Finding(
             Level.NOTE,
             f"{free / 1e9:.1f} GB are free, which is little",
@@ -266,7 +261,7 @@ def memory() -> Finding:
     return Finding(Level.OK, f"{free / 1e9:.1f} GB are free")
 
 
-def disk(folder: Path) -> Finding:
+def check_disk(folder: Path) -> Finding:
     """Whether a folder, there or to be made, can be written to, and what is free there."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir():
@@ -282,7 +277,7 @@ def disk(folder: Path) -> Finding:
     says = f"{folder}: {free / 1e9:.1f} GB are free"
     if free < NO_DISK:
         return Finding(Level.WRONG, f"{says}, and that is not enough", "delete something, or run `dvc gc --workspace`")
-    if free < LITTLE_DISK:
+    if free < LOW_DISK:
         return Finding(Level.NOTE, f"{says}, which is little", "delete something, or run `dvc gc --workspace`")
     return Finding(Level.OK, says)
 
@@ -290,7 +285,7 @@ def disk(folder: Path) -> Finding:
 # --- This copy of the project ---
 
 
-def settings(root: Path) -> Finding:
+def check_settings(root: Path) -> Finding:
     """Whether params.yaml can be used."""
     try:
         params.check(params.read(root / "params.yaml"), "params.yaml")
@@ -299,7 +294,7 @@ def settings(root: Path) -> Finding:
     return Finding(Level.OK, "params.yaml is as it should be")
 
 
-def git(root: Path) -> Finding:
+def check_git(root: Path) -> Finding:
     """Whether DVC can keep a run beside a commit, and whether that commit says all."""
     dvc.find_root(root)
     if not dvc.is_committed(root, "params.yaml"):
@@ -311,16 +306,16 @@ def git(root: Path) -> Finding:
     return Finding(Level.OK, "all files are as last committed")
 
 
-def graph(root: Path) -> Finding:
+def check_graph(root: Path) -> Finding:
     """Whether DVC can read its graph, and how much of it has run."""
     if not (root / ".dvc").is_dir():
         return Finding(Level.WRONG, f"{root} has no folder .dvc", "`git restore .dvc`")
     names = [stage.name for stage in dvc.stages(root)]
-    done = dvc.locked(root).intersection(names)
+    done = dvc.stages_in_lockfile(root).intersection(names)
     return Finding(Level.OK, f"dvc.lock has {len(done)} of the {len(names)} stages as run")
 
 
-def remote(root: Path) -> Finding:
+def check_remote(root: Path) -> Finding:
     """Whether what has run can be sent to the remote that is configured."""
     name = dvc.remote(root)
     if name is None:
@@ -338,7 +333,7 @@ def remote(root: Path) -> Finding:
 # --- What a run speaks to ---
 
 
-def mirror(values: dict[str, Any], root: Path) -> Finding:
+def check_mirror(values: dict[str, Any], root: Path) -> Finding:
     """Whether the mirror of params.yaml holds a drawing of each class, as far as can be seen in seconds."""
     address, classes = values.get("mirror"), values.get("classes")
     if not isinstance(address, str) or not address or not isinstance(classes, list) or not classes:
@@ -348,13 +343,13 @@ def mirror(values: dict[str, Any], root: Path) -> Finding:
     scheme, separator, _ = address.partition("://")
     if not separator or scheme == "file":
         path = Path(unquote(urlsplit(address).path)) if separator else root / os.path.expanduser(address)
-        return folder(path, [str(name) for name in classes])
+        return check_folder(path, [str(name) for name in classes])
     if scheme in ("http", "https"):
-        return website(address, str(classes[0]))
-    return store(address, str(classes[0]))
+        return check_website(address, str(classes[0]))
+    return check_store(address, str(classes[0]))
 
 
-def folder(path: Path, classes: list[str]) -> Finding:
+def check_folder(path: Path, classes: list[str]) -> Finding:
     """A mirror on this machine."""
     if not path.is_dir():
         says = f"{path} is not a folder" if path.exists() else f"there is no folder {path}"
@@ -371,14 +366,14 @@ def folder(path: Path, classes: list[str]) -> Finding:
     return Finding(Level.OK, f"{path} has a file of each class")
 
 
-def data_dir(path: str, root: Path) -> Finding:
+def check_data_dir(path: str, root: Path) -> Finding:
     """Whether there is a folder that TensorFlow Datasets may have prepared."""
     if not (there := root / os.path.expanduser(path)).is_dir():
         return Finding(Level.WRONG, f"there is no folder {there}, and source is tfds", "set source to mirror")
     return Finding(Level.OK, f"{there} is there")
 
 
-def website(address: str, name: str) -> Finding:
+def check_website(address: str, name: str) -> Finding:
     """A mirror on the web, asked about one file."""
     parts = urlsplit(address)
     path, host = f"{parts.path.rstrip('/')}/{name}.npy", parts.netloc.rpartition("@")[2]
@@ -388,7 +383,7 @@ def website(address: str, name: str) -> Finding:
         known = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request.add_header("Authorization", f"Basic {base64.b64encode(known.encode()).decode()}")
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=NETWORK):
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=NETWORK_TIMEOUT):
             return Finding(Level.OK, f"{address} answers")
     except urllib.error.HTTPError as error:
         error.close()
@@ -409,7 +404,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """A stage knows where one may lead; here it is an answer."""
 
 
-def store(address: str, name: str) -> Finding:
+def check_store(address: str, name: str) -> Finding:
     """A mirror in a store that fsspec reads."""
     import fsspec
 
@@ -425,20 +420,15 @@ def store(address: str, name: str) -> Finding:
     return Finding(Level.OK, f"{address} answers: {name}.npy has {size:,} bytes")
 
 
-def prefect() -> Finding:
+def check_prefect() -> Finding:
     """Whether runs are seen by a server."""
-    address = run.configured_server()
+    address = server.configured_server()
     if address is None:
         return Finding(Level.OK, "no server is configured, and none is needed; `python -m pipeline serve` starts one")
-    if run.server_answers(address):
+    if server.server_answers(address):
         return Finding(Level.OK, f"the server at {address} answers")
     return Finding(
         Level.NOTE,
         f"the server at {address} does not answer: runs are not seen there",
         "start it, or unset PREFECT_API_URL",
     )
-
-
-def without_secrets(text: str) -> str:
-    """Text less the names, passwords and queries of the URLs in it; a query may sign its URL."""
-    return re.sub(r"\?[^\s'\"]*=[^\s'\"]*", "", re.sub(r"(?<=://)[^\s/'\"]*@", "", text))

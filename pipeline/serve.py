@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dvc
-from pipeline.processes import Processes, Stopped
-from pipeline.run import ended_by_signals, server_answers
+from pipeline.server import server_answers
+from pipeline.subprocesses.signals import exit_on_signals
+from pipeline.subprocesses.supervisor import Stopped, Supervisor
+from stages.common import files
+from stages.common.errors import UserError
 
-PATIENCE = 180.0  # seconds for the server to answer, and for the worker to be there
+READY_TIMEOUT = 180.0  # seconds for the server to answer, and for the worker to be there
 DEPLOYMENTS = Path(".dvc") / "tmp" / "prefect.yaml"
 
 
-class ServeError(Exception):
+class ServeError(UserError):
     """What stands in the way: one line for a person."""
 
 
@@ -32,22 +35,22 @@ def serve(port: int, schedules: bool) -> None:
     address = f"http://127.0.0.1:{port}"
     if server_answers(f"{address}/api"):
         raise ServeError(f"something is served at {address} already; --port names another")
-    pool = deployments(root, root / DEPLOYMENTS, schedules)
+    pool = write_deployments(root, root / DEPLOYMENTS, schedules)
 
     variables = dvc.environment(root) | {
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite waits for a processor that trains
     }
-    parts: list[_Part] = []
+    parts: list[_Service] = []
 
-    def start(*words: str, shown: bool) -> _Part:
+    def start(*words: str, shown: bool) -> _Service:
         command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
-        parts.append(_Part(command, root, variables, shown))
+        parts.append(_Service(command, root, variables, shown))
         return parts[-1]
 
-    with ended_by_signals(), contextlib.ExitStack() as stack:
-        stack.callback(lambda: end(reversed(parts)))  # the server last: it hears how runs end
+    with exit_on_signals(), contextlib.ExitStack() as stack:
+        stack.callback(lambda: stop_services(reversed(parts)))  # the server last: it hears how runs end
         server = start("server", "start", "--host", "127.0.0.1", "--port", str(port), shown=False)
         server.until(lambda: server_answers(f"{address}/api"))
         worker = start("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", shown=True)
@@ -64,13 +67,13 @@ def serve(port: int, schedules: bool) -> None:
         next(part for part in (server, worker) if not part.runs()).until(None)
 
 
-def end(parts: Iterable["_Part"]) -> None:
+def stop_services(parts: Iterable["_Service"]) -> None:
     """End parts one after the other."""
     for part in parts:
         part.stop()
 
 
-def deployments(root: Path, path: Path, schedules: bool) -> str:
+def write_deployments(root: Path, path: Path, schedules: bool) -> str:
     """Write prefect.yaml as it is for the checkout at hand, and return the name of its work pool."""
     from ruamel.yaml import YAML
 
@@ -83,16 +86,16 @@ def deployments(root: Path, path: Path, schedules: bool) -> str:
     pools = sorted({str(deployment["work_pool"]["name"]) for deployment in text["deployments"]})
     if len(pools) != 1:
         raise ServeError(f"prefect.yaml names {len(pools)} work pools ({', '.join(pools)}); to serve them, name one")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(text, indent=1), encoding="utf-8")  # which is YAML too
+    with files.atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(text, indent=1), encoding="utf-8")  # JSON is YAML too
     return pools[0]
 
 
-class _Part:
+class _Service:
     """One of the commands that run side by side, in a thread that reads what it says."""
 
     def __init__(self, command: list[str], root: Path, variables: dict[str, str], shown: bool) -> None:
-        self._processes = Processes()
+        self._processes = Supervisor()
         self._said: list[str] = []
         self._code: int | None = None
         self._name = " ".join(command[4:6])
@@ -118,10 +121,10 @@ class _Part:
 
     def until(self, holds: Callable[[], bool] | None) -> None:
         """Wait until `holds`, or without it until the command has ended well; raise what it says where it fails."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + READY_TIMEOUT
         while self.runs() and not (holds and holds()):
             if time.monotonic() > deadline:
-                raise ServeError(f"prefect {self._name} is not ready after {PATIENCE:g} seconds")
+                raise ServeError(f"prefect {self._name} is not ready after {READY_TIMEOUT:g} seconds")
             time.sleep(0.2)
         if not self.runs() and (holds or self._code):
             raise ServeError("\n".join([*self._said, f"prefect {self._name} ended; the lines above say why"]))

@@ -11,14 +11,14 @@ from typing import Any
 
 from pipeline import dvc
 from stages import params
-from stages.errors import one_line
-from stages.files import sha256
+from stages.common.errors import UserError, one_line
+from stages.common.files import sha256
 
 PAGE = "reports/index.html"
 FOLDERS = ("data", "reports", "reviews")  # where what a page is made from lies
 
 
-class VerifyError(Exception):
+class VerifyError(UserError):
     """A page that does not belong here, or says nothing of where it comes from: one line for a person."""
 
 
@@ -33,7 +33,7 @@ def verify(page: Path) -> None:
         text = page.read_bytes()
     except FileNotFoundError:
         raise VerifyError(f"{page} is not there") from None
-    files, settings = claims(text, page)
+    files, settings = read_provenance(text, page)
     wrong = []
     for path, claimed in files.items():
         found = _hash(root / path)
@@ -44,7 +44,7 @@ def verify(page: Path) -> None:
         there, here = settings.get(key, "unset"), current.get(key, "unset")
         if there != here:
             wrong.append(f"{one_line(key)}: {one_line(there, 500)} on the page, {one_line(here, 500)} in params.yaml")
-    known = dvc.hash_of(root, PAGE)
+    known = dvc.output_md5(root, PAGE)
     if known is not None and known != hashlib.md5(text, usedforsecurity=False).hexdigest():
         wrong.append(f"{page}: is not, to the byte, the page that the last run here wrote")
     for line in wrong:
@@ -73,7 +73,7 @@ class _Block(HTMLParser):
             self.text = (self.text or "") + data
 
 
-def claims(text: bytes, page: Path) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+def read_provenance(text: bytes, page: Path) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     """What a page says it was made from: the SHA-256 of each file, by its path below the root, and the settings."""
     block = _Block()
     try:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from stages import params
-from stages.errors import StageError
+from stages.common.errors import print_error, reporting_errors
 
 
 def run(
@@ -25,18 +25,11 @@ def run(
         prog=_command(), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args(argv)
     try:
-        main(params.load())
-    except KeyboardInterrupt:
-        return 130
-    except StageError as error:
-        return _fail(str(error), error.exit_code)
-    except OSError as error:
-        return _fail(_explain(error), 1)
+        return reporting_errors(lambda: main(params.load()))
     except Exception as error:
         if not _out_of_memory(error):
             raise
-        return _fail(f"out of memory{_amount(error)}{lower and f': lower {lower}'}", 1)
-    return 0
+        return print_error(f"out of memory{_amount(error)}{lower and f': lower {lower}'}", 1)
 
 
 def _command() -> str:
@@ -62,14 +55,3 @@ def _amount(error: Exception) -> str:
         r"shape\s?\[[\d,]*\].*?(?= by allocator)|Unable to allocate .*|trying to allocate [\d.]+ ?\w+", words
     )
     return f" ({found[0]})" if found else ""
-
-
-def _explain(error: OSError) -> str:
-    """`reports/index.html: No space left on device`: the file first, and no error number."""
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {reason}" if error.filename is not None else " ".join(reason.split())
-
-
-def _fail(message: str, exit_code: int) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    return exit_code

@@ -9,54 +9,55 @@ command  python -m stages.extract
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import command, files
-from stages.errors import SettingsError, StageError
+from stages import command
+from stages.common import files
+from stages.common.errors import SettingsError, StageError
+from stages.outputs.index import FOLDER, IMAGES, TABLE
 from stages.params import Params
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FOLDER = Path("data/extract")
-INDEX = "index.parquet"
-MOST = 2**31  # drawings of a mirror; the public bucket has 50 million. All have to be hashed, and nobody waits for more
-IMAGES = "images.npy"
+MAX_DRAWINGS = (
+    2**31
+)  # drawings of a mirror; the public bucket has 50 million. All have to be hashed, and nobody waits for more
 
 
 def main(settings: Params) -> None:
     """Run the stage."""
     from stages.quickdraw import images, sources
 
-    mirror = sources.open_mirror(settings.mirror, files.root())
-    source = sources.open_source(mirror, settings.source, settings.data_dir, files.root())
+    mirror = sources.open_mirror(settings.mirror, files.repository_root())
+    source = sources.open_source(mirror, settings.source, settings.data_dir, files.repository_root())
     counts = mirror.counts()
-    check_number(settings.num_drawings, counts)
-    drawings = index(counts, settings.num_drawings)
-    with files.folder(FOLDER) as folder:
-        drawings.to_parquet(folder / INDEX, index=False)
+    check_num_drawings(settings.num_drawings, counts)
+    drawings = build_index(counts, settings.num_drawings)
+    with files.atomic_folder(FOLDER) as folder:
+        drawings.to_parquet(folder / TABLE, index=False)
         if settings.prefetch:
             images.write(folder / IMAGES, drawings, source)
 
 
-def check_number(number: int, counts: Mapping[str, int]) -> None:
+def check_num_drawings(number: int, counts: Mapping[str, int]) -> None:
     """Raise `SettingsError` where the mirror holds fewer drawings, `StageError` where it claims absurdly many."""
-    if (total := sum(counts.values())) > MOST:
-        raise StageError(f"mirror: it says that it holds {total:,} drawings; more than {MOST:,} are not put in order")
+    if (total := sum(counts.values())) > MAX_DRAWINGS:
+        raise StageError(
+            f"mirror: it says that it holds {total:,} drawings; more than {MAX_DRAWINGS:,} are not put in order"
+        )
     if number > total:
         raise SettingsError(f"num_drawings is {number}, and the mirror holds {total} drawings; permitted: 1 to {total}")
 
 
-def index(counts: Mapping[str, int], number: int) -> pd.DataFrame:
+def build_index(counts: Mapping[str, int], number: int) -> pd.DataFrame:
     """The first `number` drawings of classes with `counts` drawings each: position, label, name and row, in order."""
     import numpy as np
     import pandas as pd
 
-    from stages.quickdraw import selection
+    from stages.quickdraw import tfds_order
     from stages.quickdraw.labels import numbered
 
-    ranked = selection.first(counts, number)
+    ranked = tfds_order.first(counts, number)
     labels = numbered(counts)
     return pd.DataFrame(
         {

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import command, extract, files, tables
-from stages.errors import StageError, did_you_mean
+from stages import command
+from stages.common import files
+from stages.common.errors import StageError, did_you_mean
+from stages.outputs import index
+from stages.outputs.dataset import FOLDER, IMAGES, TABLE
 from stages.params import Params
 
 if TYPE_CHECKING:
@@ -22,43 +24,24 @@ if TYPE_CHECKING:
 
     from stages.quickdraw.mirrors import Mirror
 
-FOLDER = Path("data/filter")
-IMAGES = "images.npy"
-DRAWINGS = "drawings.parquet"
-
 
 def main(settings: Params) -> None:
     """Run the stage."""
     from stages.quickdraw import images, sources
 
-    index = read_index(extract.FOLDER / extract.INDEX)
-    mirror = sources.open_mirror(settings.mirror, files.root())
-    check_classes(settings.classes, index, mirror)
-    drawings = chosen(index, settings.classes)
-    drawings["heldout"] = heldout(drawings, settings.holdout)
+    drawings_index = index.read()
+    mirror = sources.open_mirror(settings.mirror, files.repository_root())
+    check_classes(settings.classes, drawings_index, mirror)
+    drawings = select_classes(drawings_index, settings.classes)
+    drawings["heldout"] = choose_heldout(drawings, settings.holdout)
     source: images.Source
-    if (prefetched := extract.FOLDER / extract.IMAGES).exists():
+    if (prefetched := index.FOLDER / index.IMAGES).exists():
         source = images.Prefetched(prefetched)
     else:
-        source = sources.open_source(mirror, settings.source, settings.data_dir, files.root())
-    with files.folder(FOLDER) as folder:
+        source = sources.open_source(mirror, settings.source, settings.data_dir, files.repository_root())
+    with files.atomic_folder(FOLDER) as folder:
         images.write(folder / IMAGES, drawings, source)
-        drawings.to_parquet(folder / DRAWINGS, index=False)
-
-
-def read_index(path: Path) -> pd.DataFrame:
-    """The index that extract wrote."""
-    columns = {"position": "int64", "label": "int16", "name": "category", "row": "int32"}
-    try:
-        index = tables.read(path, columns)
-        lowest = index[["position", "label", "row"]].to_numpy().min(initial=0)
-        if lowest < 0:
-            raise ValueError(f"it names a drawing {lowest}")
-    except FileNotFoundError:
-        raise StageError(f"{path} is not there: run the stage extract first") from None
-    except ValueError as error:
-        raise StageError(f"{path} cannot be used ({error}): run the stage extract again") from None
-    return index
+        drawings.to_parquet(folder / TABLE, index=False)
 
 
 def check_classes(classes: Sequence[str], index: pd.DataFrame, mirror: Mirror) -> None:
@@ -77,13 +60,13 @@ def check_classes(classes: Sequence[str], index: pd.DataFrame, mirror: Mirror) -
         )
 
 
-def chosen(index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def select_classes(index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """The drawings of some classes, in the order of the index."""
     drawings = index[index["name"].isin(classes)].reset_index(drop=True)
     return drawings.assign(name=drawings["name"].cat.remove_unused_categories())
 
 
-def heldout(drawings: pd.DataFrame, share: float) -> pd.Series[bool]:
+def choose_heldout(drawings: pd.DataFrame, share: float) -> pd.Series[bool]:
     """Which drawings are held out: of each class every (1 / share)th in the order of the index, and at least one.
 
     A drawing's place among those of its class decides, so more drawings or more classes leave it where it was. The

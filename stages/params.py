@@ -13,18 +13,18 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from stages.errors import SettingsError, did_you_mean, one_line
+from stages.common.errors import SettingsError, did_you_mean, one_line
 from stages.quickdraw.labels import BUCKET as BUCKET
+from stages.quickdraw.labels import DOODLES as DOODLES
 from stages.quickdraw.labels import check_name, labels
 
-DOODLES = "doodles"
-LONGEST = 1_000_000  # characters of a file of settings
+MAX_CHARACTERS = 1_000_000  # characters of a file of settings
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
 
 
-def _not_bool(value: object) -> object:
+def _reject_bool(value: object) -> object:
     """Python counts `true` as 1; a person who writes it where a number belongs has made a mistake."""
     if isinstance(value, bool):
         raise ValueError("a number is wanted, not true or false")
@@ -32,8 +32,8 @@ def _not_bool(value: object) -> object:
 
 
 # Text is read as a number where it is one: YAML 1.1 writers and `-S learning_rate=2e-5` leave `2e-05` behind.
-Whole = Annotated[int, BeforeValidator(_not_bool)]
-Number = Annotated[float, BeforeValidator(_not_bool)]
+Whole = Annotated[int, BeforeValidator(_reject_bool)]
+Number = Annotated[float, BeforeValidator(_reject_bool)]
 
 
 class Params(BaseModel):
@@ -173,7 +173,7 @@ class Params(BaseModel):
         if separator and scheme not in ("https", "http", "gs", "s3", "file"):
             raise ValueError(f"{one_line(scheme)}:// is none of https://, http://, gs://, s3://, file://")
         if separator and not _is_address(mirror):  # and is not shown: what cannot be read may hold a password
-            raise ValueError(f"what follows {scheme}:// is no address; permitted: {permitted('mirror')}")
+            raise ValueError(f"what follows {scheme}:// is no address; permitted: {expected('mirror')}")
         return mirror
 
     @field_validator("classes")
@@ -202,7 +202,7 @@ def read(path: str | Path = "params.yaml") -> dict[str, Any]:
     """The keys and values of a file as they stand there, not yet checked."""
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(LONGEST + 1)
+            text = file.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise SettingsError(f"{path} is not here; run from the root of the repository") from None
     except UnicodeDecodeError:
@@ -212,8 +212,8 @@ def read(path: str | Path = "params.yaml") -> dict[str, Any]:
 
 def parse(text: str, source: str) -> dict[str, Any]:
     """The keys and values of a text in YAML 1.2, which an error calls `source`."""
-    if len(text) > LONGEST:
-        raise SettingsError(f"{source} has more than {LONGEST:,} characters, which no settings need")
+    if len(text) > MAX_CHARACTERS:
+        raise SettingsError(f"{source} has more than {MAX_CHARACTERS:,} characters, which no settings need")
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -243,7 +243,7 @@ def check(values: Mapping[str, Any], source: str) -> Params:
         raise SettingsError("\n".join(f"{source}: {_explain(detail)}" for detail in error.errors())) from None
 
 
-def permitted(key: str) -> str:
+def expected(key: str) -> str:
     """What a setting can be, in words: `"a whole number from 1 to 20"`."""
     field = Params.model_fields[key]
     if typing.get_origin(field.annotation) is Literal:
@@ -291,20 +291,20 @@ def _bounds(constraint: object) -> Iterator[tuple[str, float]]:
 def _explain(detail: ErrorDetails) -> str:
     """One line for one error of pydantic's: the key, the value, and what is permitted."""
     key, value = detail["loc"][0], detail["input"]
-    key = one_line(key) if isinstance(key, str) else _shown(key)
+    key = one_line(key) if isinstance(key, str) else _display(key)
     if detail["type"] in ("extra_forbidden", "invalid_key"):
         return f"{key} is not a setting.{did_you_mean(key, Params.model_fields)}"
     if detail["type"] == "missing":
-        return f"{key} is missing; permitted: {permitted(key)}"
+        return f"{key} is missing; permitted: {expected(key)}"
     if detail["type"] == "value_error" and key in ("mirror", "data_dir", "classes"):
         return f"{key}: {detail['ctx']['error']}"
     if isinstance(value, list | tuple) and not value:
-        return f"{key} is empty; permitted: {permitted(key)}"
+        return f"{key} is empty; permitted: {expected(key)}"
     where = f"{key}, entry {detail['loc'][1] + 1}," if len(detail["loc"]) > 1 else key  # type: ignore[operator]
-    return f"{where} is {_shown(value)}; permitted: {permitted(key)}"
+    return f"{where} is {_display(value)}; permitted: {expected(key)}"
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     """A value that may be anything, in a few words: YAML's aliases make of a short text one that fills the memory."""
     try:
         return one_line(_SHORT.repr(value))

@@ -10,35 +10,34 @@ command  python -m stages.sample
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from stages import checkpoints, command, device, files, model
-from stages.checkpoints import Checkpoint, Checkpoints
+from stages import command
+from stages.common import checkpoints, device, files
+from stages.common.checkpoints import Checkpoint, Checkpoints
+from stages.common.progress import progress
+from stages.outputs import model
+from stages.outputs.samples import FOLDER, IMAGES
 from stages.params import Params
-from stages.progress import progress
-
-FOLDER = Path("data/sample")
-SAMPLES = "samples.npy"
 
 
 def main(settings: Params) -> None:
     """Run the stage."""
     trained = model.load()
-    gpus = device.use(settings.device, settings.deterministic)
+    gpus = device.configure(settings.device, settings.deterministic)
     number = max(settings.samples_per_class, settings.eval_samples_per_class)
     how = settings.seed, settings.temperature, settings.guidance
 
     from stages.pixelcnn import sampling
 
-    where = bool(gpus), settings.deterministic, sampling.at_once()
+    where = bool(gpus), settings.deterministic, sampling.batch_capacity()
     described = trained.config, trained.classes, trained.conditioning, number, how, where
-    kept = Checkpoints(checkpoints.name_of(described, trained.weights.values(), ("numpy", "tensorflow")))
-    with files.folder(FOLDER) as folder:
+    kept = Checkpoints(checkpoints.run_key(described, trained.weights.values(), ("numpy", "tensorflow")))
+    with files.atomic_folder(FOLDER) as folder:
         samples = draw(trained, number, *how, kept)
-        with open(folder / SAMPLES, "wb") as file:  # not np.save, which says nothing of a full disk
+        with open(folder / IMAGES, "wb") as file:  # not np.save, which says nothing of a full disk
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
             file.write(samples.data)
     kept.clear()
@@ -68,7 +67,7 @@ def draw(
     weights = network.kernels(trained.config, trained.weights)
     # As many at a time as the machine has room for, each time the same number, as a GPU's program is compiled for one:
     # the last may begin with drawings that are there already.
-    portions = -(-len(labels) // sampling.at_once())
+    portions = -(-len(labels) // sampling.batch_capacity())
     size = -(-len(labels) // portions)
     images = np.empty((len(labels), *trained.config.image_shape), np.uint8)
     done = 0

@@ -10,30 +10,30 @@ command  python -m stages.train
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stages import checkpoints, command, device, drawings, files, model
-from stages.checkpoints import Checkpoint, Checkpoints
-from stages.drawings import Drawings
-from stages.errors import StageError
+from stages import command
+from stages.common import checkpoints, device, files
+from stages.common.checkpoints import Checkpoint, Checkpoints
+from stages.common.errors import StageError
+from stages.common.progress import progress
+from stages.outputs import dataset, model
+from stages.outputs.dataset import Drawings
+from stages.outputs.losses import FILE, Loss, write
 from stages.params import Params
-from stages.progress import progress
+from stages.quickdraw import IMAGE_SHAPE
 
 if TYPE_CHECKING:
     from stages.pixelcnn.network import Config
-    from stages.pixelcnn.training import Recipe, Trainer
-
-LOSS = "loss.csv"
+    from stages.pixelcnn.training import OptimizerConfig, Trainer
 
 # The loss is written down this often in a run, and measured on held-out drawings this often, on so many of them: a few
 # percent of the time of even a short run.
@@ -45,55 +45,46 @@ INITIAL_DRAWINGS = 128
 SPLITS = ("train", "heldout")
 
 
-class Loss(NamedTuple):
-    """One row of loss.csv: bits per dimension after `step` steps, over the steps since the last row or held out."""
-
-    step: int
-    drawings: int
-    split: str
-    bits_per_dim: float
-
-
 def main(settings: Params) -> None:
     """Run the stage."""
-    data = drawings.load()
+    data = dataset.load()
     classes = data.classes(settings.classes)
     rows = np.flatnonzero(~data.heldout)
-    gpus = device.use(settings.device, settings.deterministic)
+    gpus = device.configure(settings.device, settings.deterministic)
 
     from stages.pixelcnn.training import Trainer
 
-    config = architecture(settings, classes)
-    order = Order(len(rows), settings.batch_size, settings.epochs, settings.seed, settings.max_steps)
+    config = network_config(settings, classes)
+    order = BatchOrder(len(rows), settings.batch_size, settings.epochs, settings.seed, settings.max_steps)
     first = rows[order.drawings(0, INITIAL_DRAWINGS)]
 
     def condition(labels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-        return model.condition(labels, classes, settings.conditioning)
+        return model.encode_labels(labels, classes, settings.conditioning)
 
     trainer = Trainer(
         config,
-        recipe(settings, order.steps),
+        optimizer_config(settings, order.steps),
         initial_weights(config, settings.seed, data.images[first], condition(data.labels[first])),
         device.strategy(gpus, settings.batch_size),
         jit_compile=bool(gpus),
     )
     described = config, trainer.recipe, order, classes, settings.conditioning, gpus, settings.deterministic
-    name = checkpoints.name_of(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow"))
+    name = checkpoints.run_key(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow"))
     kept = Checkpoints(name)
-    with files.folder(model.FOLDER) as folder:  # already here, for where it cannot be written it is told at once
+    with files.atomic_folder(model.FOLDER) as folder:  # already here, for where it cannot be written it is told at once
         losses = fit(trainer, order, data, condition, kept)
         weights = {name: variable.numpy() for name, variable in trainer.averages.items()}
         model.save(model.Model(config, classes, settings.conditioning, weights), folder)
-        write_losses(folder / LOSS, losses)
+        write(folder / FILE, losses)
     kept.clear()
 
 
-def architecture(settings: Params, classes: Sequence[model.Class]) -> Config:
+def network_config(settings: Params, classes: Sequence[model.Class]) -> Config:
     """The network that the settings describe."""
     from stages.pixelcnn.network import Config
 
     return Config(
-        image_shape=(28, 28, 1),
+        image_shape=IMAGE_SHAPE,
         conditional_shape=model.conditional_shape(classes, settings.conditioning),
         num_resnet=settings.num_resnet,
         num_hierarchies=settings.num_hierarchies,
@@ -104,13 +95,13 @@ def architecture(settings: Params, classes: Sequence[model.Class]) -> Config:
     )
 
 
-def recipe(settings: Params, steps: int) -> Recipe:
+def optimizer_config(settings: Params, steps: int) -> OptimizerConfig:
     """How the settings have the weights fitted."""
     import tensorflow as tf
 
-    from stages.pixelcnn.training import Recipe
+    from stages.pixelcnn.training import OptimizerConfig
 
-    return Recipe(
+    return OptimizerConfig(
         steps=steps,
         learning_rate=settings.learning_rate,
         learning_rate_decay=settings.learning_rate_decay,
@@ -135,7 +126,7 @@ def initial_weights(
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchOrder:
     """In which order training takes the drawings: epoch after epoch, each shuffled by the seed and its own number.
 
     Batches are cut from the epochs laid end to end, so that all are full; what is left at the very end is left out.
@@ -162,20 +153,20 @@ class Order:
         found: list[npt.NDArray[np.int64]] = []
         while count > 0:
             epoch, place = divmod(start, self.number)
-            part = _shuffled(self.number, epoch, self.seed)[place : place + count]
+            part = _shuffle(self.number, epoch, self.seed)[place : place + count]
             found.append(part)
             start, count = start + len(part), count - len(part)
         return np.concatenate(found)
 
 
 @functools.lru_cache(maxsize=2)
-def _shuffled(number: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
+def _shuffle(number: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(number)
 
 
 def fit(
     trainer: Trainer,
-    order: Order,
+    order: BatchOrder,
     data: Drawings,
     condition: Callable[[npt.NDArray[np.int16]], npt.NDArray[np.float32]],
     kept: Checkpoints | None = None,
@@ -196,9 +187,11 @@ def fit(
         )
     rows, training, heldout = np.flatnonzero(~data.heldout), data.where(~data.heldout), data.where(data.heldout)
     # Spread over the held-out drawings, whatever order they are in.
-    subset = heldout.where(np.isin(np.arange(len(heldout.labels)), _spread(len(heldout.labels), HELDOUT_DRAWINGS)))
-    reports = set(_spread(order.steps, REPORTS) + 1)
-    heldout_reports = set(_spread(order.steps, HELDOUT_REPORTS) + 1)
+    subset = heldout.where(
+        np.isin(np.arange(len(heldout.labels)), evenly_spaced(len(heldout.labels), HELDOUT_DRAWINGS))
+    )
+    reports = set(evenly_spaced(order.steps, REPORTS) + 1)
+    heldout_reports = set(evenly_spaced(order.steps, HELDOUT_REPORTS) + 1)
     losses: list[Loss] = []
     pending: list[float] = []  # since the last report
     start, saved = 0, None
@@ -226,7 +219,7 @@ def fit(
                     continue
                 raise StageError(
                     f"training: the {what} of step {done} of {order.steps} is {value}, on the rows (from 0) "
-                    f"{' '.join(map(str, rows[chosen]))} of {drawings.FOLDER / drawings.TABLE}; the last checkpoint "
+                    f"{' '.join(map(str, rows[chosen]))} of {dataset.FOLDER / dataset.TABLE}; the last checkpoint "
                     f"{'is that of step ' + str(saved) if saved else 'is still to come'}. Lower learning_rate, set "
                     "clip_norm to 1, or take fewer num_logistic_mix"
                 )
@@ -253,17 +246,9 @@ def _losses(rows: npt.NDArray[np.float64]) -> list[Loss]:
     return [Loss(int(step), int(drawings), SPLITS[int(split)], bits) for step, drawings, split, bits in rows.tolist()]
 
 
-def _spread(number: int, count: int) -> npt.NDArray[np.int64]:
+def evenly_spaced(number: int, count: int) -> npt.NDArray[np.int64]:
     """At most `count` whole numbers from 0 to number - 1, evenly spread, the last among them."""
     return np.unique(np.linspace(number - 1, 0, min(number, count), endpoint=number <= count).astype(np.int64))
-
-
-def write_losses(path: Path, losses: Sequence[Loss]) -> None:
-    """The losses as comma-separated values."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Loss._fields)
-        writer.writerows((*row[:3], f"{row.bits_per_dim:.6f}") for row in losses)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import compare, run, verify
-from stages import params, reviews, tables
-from stages.errors import SettingsError, StageError
-from stages.quickdraw import labels, npy, patience, prepared
+from pipeline import settings, verify
+from stages import params
+from stages.common import tables
+from stages.common.errors import SettingsError, StageError
+from stages.quickdraw import labels, npy_header, retry, tfds
+from stages.reporting import blind_review, sheets
 from tests.settings import FULL
 
 CASES = int(os.environ.get("FUZZ", "20000"))
@@ -109,8 +112,8 @@ def attempt(parser: Parser, content: bytes) -> None:
 
 
 def read_npy(content: bytes) -> None:
-    header = npy.parse(content[: npy.LONGEST_HEADER], len(content))
-    assert 0 <= header.rows < 2**31 and header.offset <= npy.LONGEST_HEADER
+    header = npy_header.parse(content[: npy_header.MAX_HEADER_BYTES], len(content))
+    assert 0 <= header.rows < 2**31 and header.offset <= npy_header.MAX_HEADER_BYTES
     assert header.offset + header.rows * 784 == len(content), "nothing is there that is not in the file"
 
 
@@ -121,7 +124,7 @@ def read_settings(content: bytes) -> None:
 
 
 def read_override(content: bytes) -> None:
-    key, _ = run.override(content.decode("utf-8", "replace"))
+    key, _ = settings.parse_override(content.decode("utf-8", "replace"))
     assert key in params.Params.model_fields
 
 
@@ -131,23 +134,23 @@ def read_name(content: bytes) -> None:
 
 
 def read_page(content: bytes) -> None:
-    files, _ = verify.claims(content, Path("a.html"))
+    files, _ = verify.read_provenance(content, Path("a.html"))
     assert all((Path("/root") / path).resolve().is_relative_to("/root") for path in files)
 
 
 def read_record(content: bytes) -> None:
-    image, label = prepared._example(content)
-    assert len(prepared._lines(image)) == 28 * 29 and label >= 0
+    image, label = tfds._example(content)
+    assert len(tfds._lines(image)) == 28 * 29 and label >= 0
 
 
 def read_retry_after(content: bytes) -> None:
-    seconds = patience.retry_after(content.decode("latin-1"))
+    seconds = retry.retry_after(content.decode("latin-1"))
     assert seconds is None or seconds >= 0
 
 
 def read_sheet(content: bytes) -> None:
-    real, generated = compare.drawings(content)
-    assert len(generated) <= compare.SHOWN and real
+    real, generated = sheets.read_sheet(content)
+    assert real and all(drawing.shape == (28, 28) for drawing in (*real, *generated))
 
 
 def file_reader(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:
@@ -223,8 +226,8 @@ DATES = [b"120", b"Wed, 21 Oct 2015 07:28:00 GMT", b"Fri, 31 Dec 9999 23:59:59 -
 
 def parsers(folder: Path) -> dict[str, Parser]:
     """Every one, by name."""
-    asked = [reviews.Question(0, 0, 0, left, left) for left in (True, False)]
-    review = file_reader(folder / "a.json", lambda path: reviews.read("", asked, path.parent))
+    asked = [blind_review.Question(0, 0, 0, left, left) for left in (True, False)]
+    review = file_reader(folder / "a.json", lambda path: blind_review.read("", asked, path.parent))
     broken = (ValueError, IndexError, OverflowError, struct.error, zlib.error)  # as Prepared.read tells a person of
     columns = {"label": "int16", "name": "category", "heldout": "bool"}
     table = file_reader(folder / "a.parquet", lambda path: tables.read(path, columns))
@@ -239,7 +242,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "record": Parser(read_record, [example()], broken, fast=True),
         "retry-after": Parser(read_retry_after, DATES, (), fast=True),
         "sheet": Parser(read_sheet, [picture(280, 560)], ValueError),
-        "array": Parser(file_reader(folder / "a.npy", tables.mapped), NPY, ValueError),
+        "array": Parser(file_reader(folder / "a.npy", tables.open_memmap), NPY, ValueError),
         "table": Parser(table, [parquet()], ValueError),
     }
 
@@ -264,7 +267,9 @@ def fuzz(parser: Parser, cases: int) -> None:
     """So many cases, in batches that hypothesis chooses: it hunts for the batch, and says which one fails."""
     each = AT_ONCE if parser.fast else 10
 
-    @settings(max_examples=max(cases // each, 1), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_settings(
+        max_examples=max(cases // each, 1), deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(seed=st.integers(0, 2**64 - 1))
     def batch(seed: int) -> None:
         chance = random.Random(seed)
@@ -320,7 +325,7 @@ def check(changes: dict[Any, Any]) -> None:
             assert bounds[0] <= getattr(found, key) <= bounds[1]
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@hypothesis_settings(max_examples=300, deadline=None, database=None)
 @given(
     st.dictionaries(st.sampled_from(list(FULL)) | st.integers() | st.text(max_size=5), VALUES, min_size=1, max_size=3)
 )
@@ -360,7 +365,7 @@ def any_value(chance: random.Random, depth: int = 0) -> Any:
 @pytest.mark.torture
 @pytest.mark.timeout(0)
 def test_values_at_length() -> None:
-    @settings(max_examples=max(CASES // AT_ONCE, 1), deadline=None, database=None)
+    @hypothesis_settings(max_examples=max(CASES // AT_ONCE, 1), deadline=None, database=None)
     @given(seed=st.integers(0, 2**64 - 1))
     def batch(seed: int) -> None:
         chance = random.Random(seed)

@@ -12,9 +12,9 @@ import pytest
 from prefect.cli._app import _app as prefect_app  # the command itself, which only runs what it is given
 from ruamel.yaml import YAML
 
-from pipeline import __main__, run
+from pipeline import __main__, settings
 from stages import params
-from tests import stand_in
+from tests import fake_project
 from tests.settings import FULL, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,8 +54,8 @@ def test_a_command_is_one_that_works(command: str) -> None:
             arguments = __main__.parser().parse_args(words)
             if words[0] != "run":
                 return
-            changes = run.profiles()[arguments.profile] if arguments.profile else {}
-            changes |= dict(map(run.override, arguments.set))
+            changes = settings.profiles()[arguments.profile] if arguments.profile else {}
+            changes |= dict(map(settings.parse_override, arguments.set))
             params.check(FULL | changes | {"mirror": arguments.mirror or params.DOODLES}, command)
         case ["dvc", *_]:
             pass  # executed below
@@ -71,16 +71,16 @@ def test_the_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest
     """On stages that take no time, with a Git identity, as a person would type them."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-    stand_in.write(tmp_path)
+    fake_project.write(tmp_path)
     for key in ("name", "email"):
-        stand_in.git(tmp_path, "config", f"user.{key}", "a@localhost")
+        fake_project.git(tmp_path, "config", f"user.{key}", "a@localhost")
     for command in COMMANDS:
         if any(f"pipeline {word}" in command for word in ("verify", "compare", "serve", "doctor")):
             continue  # executed in tests/pipeline
         if command.startswith(("python", "dvc", "git")):
             done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    names = stand_in.git(tmp_path, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+    names = fake_project.git(tmp_path, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
     assert any(re.fullmatch(r"quick-[0-9a-f]{8}", name) for name in names), "as `dvc exp apply` is told"
 
 
@@ -93,14 +93,14 @@ def test_what_is_linked_or_named_is_there(text: str) -> None:
 
 
 def test_the_profiles_are_all_described() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == run.profiles().keys()
+    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == settings.profiles().keys()
 
 
 def test_what_the_page_on_prefect_links_or_names_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", PREFECT) if "://" not in link]
     for path in links:
         assert (ROOT / "docs" / path).exists(), path
-    for path in re.findall(r"`((?:pools|pipeline|docs)/[\w./]*)`", PREFECT):
+    for path in re.findall(r"`((?:deploy|pipeline|docs)/[\w./]*)`", PREFECT):
         assert (ROOT / path).exists(), path
 
 
@@ -109,7 +109,7 @@ def test_a_command_of_the_page_on_prefect_is_one_that_works(command: str) -> Non
     match shlex.split(command):
         case ["export", setting]:
             name = setting.partition("=")[0]
-            ours = [(ROOT / path).read_text(encoding="utf-8") for path in ("prefect.yaml", "pipeline/flows.py")]
+            ours = [(ROOT / path).read_text(encoding="utf-8") for path in ("prefect.yaml", "pipeline/flows/flows.py")]
             assert hasattr(prefect.settings, name) or any(name in text for text in ours)
         case ["prefect", *words]:
             asked, given, _ = prefect_app.parse_args(words, exit_on_error=False, print_error=False)
@@ -120,7 +120,7 @@ def test_a_command_of_the_page_on_prefect_is_one_that_works(command: str) -> Non
             text = (ROOT / file).read_text(encoding="utf-8")
             copied = [path for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for path in line.split()]
             assert copied and all((ROOT / path).exists() for path in copied)
-            pool = json.loads((ROOT / "pools" / "docker.json").read_text(encoding="utf-8"))
+            pool = json.loads((ROOT / "deploy" / "docker.json").read_text(encoding="utf-8"))
             assert pool["variables"]["properties"]["image"]["default"] == image
         case _:
             test_a_command_is_one_that_works(command)
@@ -128,7 +128,7 @@ def test_a_command_of_the_page_on_prefect_is_one_that_works(command: str) -> Non
 
 def test_the_page_on_prefect_names_every_deployment_and_every_artifact() -> None:
     deployments = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")["deployments"]
-    flows = (ROOT / "pipeline" / "flows.py").read_text(encoding="utf-8")
+    flows = (ROOT / "pipeline" / "flows" / "flows.py").read_text(encoding="utf-8")
     names = [deployment["name"] for deployment in deployments] + re.findall(r'key="(\w+)"', flows)
     assert all(f"`{name}`" in PREFECT for name in names)
 

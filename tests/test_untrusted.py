@@ -26,13 +26,16 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import compare, dvc, verify
+from pipeline import dvc, verify
 from pipeline.__main__ import main
-from stages import drawings, extract, filter, params, report, reviews, tables
-from stages.errors import SettingsError, StageError
-from stages.quickdraw import images, labels, mirrors, origins, prepared
+from stages import extract, params
+from stages.common import tables
+from stages.common.errors import SettingsError, StageError
+from stages.outputs import dataset, index
+from stages.quickdraw import http, images, labels, mirrors, tfds
 from stages.quickdraw.remote import Remote
-from tests import stand_in
+from stages.reporting import blind_review, sheets
+from tests import fake_project
 from tests.settings import FULL, ROOT
 from tests.stages.drawings import make_mirror
 from tests.stages.quickdraw.server import Answer, Request, Server
@@ -98,7 +101,7 @@ def test_a_pickle_in_a_file_of_drawings_is_not_run(tmp_path: Path) -> None:
     folder = with_file(make_mirror(tmp_path / "mirror"), "bee.npy", file.getvalue())
     refused(mirrors.Folder(folder).counts, "bee.npy holds pickled objects")
     (tmp_path / "images.npy").write_bytes(file.getvalue())
-    refused(lambda: tables.mapped(tmp_path / "images.npy"), "object", ValueError)
+    refused(lambda: tables.open_memmap(tmp_path / "images.npy"), "object", ValueError)
     assert not (tmp_path / "trapped").exists()
 
 
@@ -108,7 +111,7 @@ def test_a_header_that_claims_absurdly_many_rows(tmp_path: Path, rows: int) -> N
     refused(mirrors.Folder(folder).counts, "bee.npy (is cut short|has a header)")
     for shape in (f"({rows}, 28, 28, 1)", f"({rows}, {rows}, {2**64}, 0, 1)"):
         (tmp_path / "images.npy").write_bytes(array(shape, body=bytes(784)))
-        refused(lambda: tables.mapped(tmp_path / "images.npy"), "lies|Not a valid|cut short|shape", ValueError)
+        refused(lambda: tables.open_memmap(tmp_path / "images.npy"), "lies|Not a valid|cut short|shape", ValueError)
 
 
 def test_a_file_with_holes_that_claims_all_of_them(tmp_path: Path) -> None:
@@ -118,7 +121,10 @@ def test_a_file_with_holes_that_claims_all_of_them(tmp_path: Path) -> None:
         (folder / f"{name}.npy").write_bytes(header)
         os.truncate(folder / f"{name}.npy", len(header) + (2**31 - 1) * 784)
     counts = mirrors.Folder(folder).counts()
-    refused(lambda: extract.check_number(10, counts), r"mirror: it says that it holds 4,294,[\d,]+ drawings; more than")
+    refused(
+        lambda: extract.check_num_drawings(10, counts),
+        r"mirror: it says that it holds 4,294,[\d,]+ drawings; more than",
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,9 +140,11 @@ def test_a_file_with_holes_that_claims_all_of_them(tmp_path: Path) -> None:
 def test_prefetched_images_that_are_none(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "images.npy"
     path.write_bytes(content)
-    refused(lambda: images.Prefetched(path).pixels(index()), r"images.npy does not fit the index \(.+\): run the stage")
+    refused(
+        lambda: images.Prefetched(path).pixels(make_index()), r"images.npy does not fit the index \(.+\): run the stage"
+    )
     np.savez(tmp_path / "zip.npz", images=np.zeros((50, 28, 28, 1), np.uint8))
-    refused(lambda: images.Prefetched(tmp_path / "zip.npz").pixels(index()), "does not fit the index")
+    refused(lambda: images.Prefetched(tmp_path / "zip.npz").pixels(make_index()), "does not fit the index")
 
 
 def test_a_pipe_a_device_a_folder_or_a_circle_in_the_place_of_a_file(tmp_path: Path) -> None:
@@ -169,7 +177,7 @@ def test_a_class_that_is_a_way_out_of_the_folder(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "a\0b", "..", "CON", "a:b\\c", "x" * 300, "\u202egnp"])
 def test_a_sheet_of_whatever_class_stays_in_its_folder(name: str) -> None:
-    file = report.sheet_name(3, name)
+    file = sheets.sheet_name(3, name)
     assert re.fullmatch(r"3_[A-Za-z0-9_-]+\.png", file)
 
 
@@ -183,13 +191,13 @@ INDEX = {
 }
 
 
-def index(**changes: object) -> pd.DataFrame:
+def make_index(**changes: object) -> pd.DataFrame:
     return pd.DataFrame(INDEX | changes)
 
 
 def test_an_index_as_it_should_be(tmp_path: Path) -> None:
-    index().to_parquet(tmp_path / "index.parquet")
-    pd.testing.assert_frame_equal(filter.read_index(tmp_path / "index.parquet"), index())
+    make_index().to_parquet(tmp_path / "index.parquet")
+    pd.testing.assert_frame_equal(index.read(tmp_path / "index.parquet"), make_index())
 
 
 @pytest.mark.parametrize(
@@ -205,8 +213,8 @@ def test_an_index_as_it_should_be(tmp_path: Path) -> None:
     ],
 )
 def test_an_index_of_other_values(tmp_path: Path, changes: dict[str, object], says: str) -> None:
-    index(**changes).to_parquet(tmp_path / "index.parquet")
-    refused(lambda: filter.read_index(tmp_path / "index.parquet"), f"index.parquet cannot be used .*{says}")
+    make_index(**changes).to_parquet(tmp_path / "index.parquet")
+    refused(lambda: index.read(tmp_path / "index.parquet"), f"index.parquet cannot be used .*{says}")
 
 
 def test_an_index_that_is_a_bomb(tmp_path: Path) -> None:
@@ -217,7 +225,7 @@ def test_an_index_that_is_a_bomb(tmp_path: Path) -> None:
         for _ in range(1000):
             writer.write_table(pa.table({"name": column}), row_group_size=rows)
     assert path.stat().st_size < rows // 100
-    refused(lambda: filter.read_index(path), r"it claims 200,000,000 rows in [\d,]+ bytes")
+    refused(lambda: index.read(path), r"it claims 200,000,000 rows in [\d,]+ bytes")
 
 
 @pytest.mark.parametrize(
@@ -225,24 +233,22 @@ def test_an_index_that_is_a_bomb(tmp_path: Path) -> None:
 )
 def test_an_index_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "index.parquet").write_bytes(content)
-    refused(
-        lambda: filter.read_index(tmp_path / "index.parquet"), r"index.parquet cannot be used \(.+\): run the stage"
-    )
+    refused(lambda: index.read(tmp_path / "index.parquet"), r"index.parquet cannot be used \(.+\): run the stage")
     (tmp_path / "drawings.parquet").write_bytes(content)
     (tmp_path / "images.npy").write_bytes(content)
-    refused(lambda: drawings.load(tmp_path), "cannot be read")
+    refused(lambda: dataset.load(tmp_path), "cannot be read")
 
 
 def test_a_type_of_arrow_that_unpickles_itself(tmp_path: Path) -> None:
     payload = pickle.dumps(Trap(tmp_path / "trapped"))
     metadata = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": payload}
-    table = pa.Table.from_pandas(index())
+    table = pa.Table.from_pandas(make_index())
     for place in range(table.num_columns):
         field = table.schema.field(place).with_metadata(metadata)
         column = table.column(place)
         table = table.set_column(place, field, column)
     pq.write_table(table, tmp_path / "index.parquet")
-    filter.read_index(tmp_path / "index.parquet")
+    index.read(tmp_path / "index.parquet")
     assert not (tmp_path / "trapped").exists()
 
 
@@ -321,13 +327,13 @@ def test_no_shell_reads_a_setting_or_the_name_of_an_experiment(
 ) -> None:
     root = tmp_path / "$(touch trapped) `touch trapped`"
     root.mkdir()
-    stand_in.write(root)
+    fake_project.write(root)
     monkeypatch.chdir(root)
-    monkeypatch.setattr("pipeline.run.configured_server", lambda: None)
+    monkeypatch.setattr("pipeline.server.configured_server", lambda: None)
     everything = "".join(WORDS)
     mirror = everything.replace("'", "")
     assert main(["run", "-S", f"mirror={mirror}", "-S", f"data_dir={everything}"]) == 0, capsys.readouterr().err
-    ran = stand_in.given(root)
+    ran = fake_project.recorded_runs(root)
     assert {entry["settings"]["mirror"] for entry in ran} == {mirror}, "as it was written, to the letter"
     workspace = dvc.Workspace(root)
     for name in (*WORDS, "--force", "-x", "../../x"):
@@ -359,7 +365,7 @@ def test_nothing_of_the_project_starts_a_shell() -> None:
 )
 def test_a_review_that_is_an_attack(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    refused(lambda: reviews.read("", [], tmp_path), f"a.json is no review .*{says}")
+    refused(lambda: blind_review.read("", [], tmp_path), f"a.json is no review .*{says}")
 
 
 def test_a_review_that_is_a_pipe_or_a_device(tmp_path: Path) -> None:
@@ -371,14 +377,14 @@ def test_a_review_that_is_a_pipe_or_a_device(tmp_path: Path) -> None:
     ]
     for make in makes:
         make()
-        refused(lambda: reviews.read("", [], tmp_path), "a.json is no review .it is not a file")
+        refused(lambda: blind_review.read("", [], tmp_path), "a.json is no review .it is not a file")
         path.rmdir() if path.is_dir() else path.unlink()
 
 
 def test_the_name_of_a_reviewer_can_be_written(tmp_path: Path) -> None:
     said = {"questions": "", "mode": "pairs", "reviewer": "\ud800<script>", "answers": [[0, True]]}
     (tmp_path / "a.json").write_text(json.dumps(said))
-    [review], _ = reviews.read("", [reviews.Question(0, 0, 0, True, True)], tmp_path)
+    [review], _ = blind_review.read("", [blind_review.Question(0, 0, 0, True, True)], tmp_path)
     assert review.reviewer.encode() == b"?<script>"
 
 
@@ -386,7 +392,7 @@ def test_the_name_of_a_reviewer_can_be_written(tmp_path: Path) -> None:
 def test_a_page_that_names_other_files(path: str) -> None:
     claims = json.dumps({"files": {path: "0" * 64}, "settings": {}})
     page = f'<script type="application/json" id="provenance">{claims}</script>'.encode()
-    refused(lambda: verify.claims(page, Path("a.html")), "is no report", verify.VerifyError)
+    refused(lambda: verify.read_provenance(page, Path("a.html")), "is no report", verify.VerifyError)
 
 
 def png(width: int, height: int, content: bytes = b"") -> bytes:
@@ -399,19 +405,19 @@ def png(width: int, height: int, content: bytes = b"") -> bytes:
 
 def test_a_sheet_that_is_a_bomb() -> None:
     for size in (10_000, 60_000, 2**31 - 1):
-        refused(lambda size=size: compare.drawings(png(size, size)), "a sheet of", ValueError)  # type: ignore[misc]
+        refused(lambda size=size: sheets.read_sheet(png(size, size)), "a sheet of", ValueError)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("broken", [b"", b"\x89PNG", png(280, 560), png(280, 560).replace(b"IDAT", b"\xffDAT")])
 def test_a_sheet_that_is_no_picture(broken: bytes) -> None:
-    refused(lambda: compare.drawings(broken), "a sheet that is no picture", ValueError)
+    refused(lambda: sheets.read_sheet(broken), "a sheet that is not a picture", ValueError)
 
 
 def test_a_drawing_that_is_a_bomb() -> None:
     bomb = png(28, 28, bytes(100_000_000))
     assert len(bomb) < 1_000_000
     with little_memory(50_000_000), pytest.raises(ValueError, match="813 bytes of pixels, not 812"):
-        prepared._lines(bomb)
+        tfds._lines(bomb)
 
 
 # --- Servers ---
@@ -485,7 +491,7 @@ def test_a_redirect_to_what_is_no_address(folder: Path, target: str, says: str) 
 def test_no_redirect_leads_from_the_open_network_into_a_closed_one(target: str) -> None:
     import asyncio
 
-    origin = origins.Http("http://93.184.216.34/drawings", CALM)  # an address of the open network; nobody is asked
+    origin = http.HttpServer("http://93.184.216.34/drawings", CALM)  # an address of the open network; nobody is asked
     with pytest.raises(StageError, match="which is not followed"):
         asyncio.run(origin._redirected("http://93.184.216.34/drawings/bee.npy", target, "bee.npy"))
 
@@ -493,7 +499,7 @@ def test_no_redirect_leads_from_the_open_network_into_a_closed_one(target: str) 
 def test_neither_does_one_from_https_to_http() -> None:
     import asyncio
 
-    origin = origins.Http("https://93.184.216.34/drawings", CALM)
+    origin = http.HttpServer("https://93.184.216.34/drawings", CALM)
     with pytest.raises(StageError, match="redirected to http://"):
         asyncio.run(origin._redirected("https://93.184.216.34/x", "http://93.184.216.34/x", "bee.npy"))
 

@@ -21,7 +21,7 @@ from tensorflow_probability import distributions as tfd
 from tensorflow_probability import random as tfp_random
 from tensorflow_probability.python.internal import prefer_static
 
-from stages.pixelcnn import convert, network, weights
+from stages.pixelcnn import network, tfp_weights, weights
 from stages.pixelcnn.likelihood import pixel_log_prob, scale_pixels
 from stages.pixelcnn.network import Config, Mixture, Parameters
 
@@ -233,7 +233,7 @@ class PixelCNN(tfd.PixelCNN):
     def from_tfp(cls, dist: tfd.PixelCNN) -> PixelCNN:
         """TFP's distribution with its weights, to the bit; see `convert.from_tfp` for one that has not been trained."""
         made = cls(**dist.parameters)
-        made.network.assign(*convert.from_tfp(dist, made.config))
+        made.network.assign(*tfp_weights.from_tfp(dist, made.config))
         return made
 
     def copy(self, **override_parameters_kwargs: Any) -> PixelCNN:
@@ -251,7 +251,7 @@ class PixelCNN(tfd.PixelCNN):
             raise ValueError(f"TFP's network has no position, and this one has {self.config.position!r}.")
         arguments = {name: value for name, value in self.parameters.items() if name not in ("position", "seed")}
         made = tfd.PixelCNN(**arguments)
-        convert.to_tfp(made, self.config, self.network.parameters, bool(self.network.initialised))
+        tfp_weights.to_tfp(made, self.config, self.network.parameters, bool(self.network.initialised))
         return made
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -21,11 +21,11 @@ from typing import Literal, NamedTuple
 
 import tensorflow as tf
 
-from stages.pixelcnn import fused
+from stages.pixelcnn import xla_ops
 
 Parameters = Mapping[str, tf.Tensor]
-Stack = Literal["vertical", "horizontal"]
-STACKS: tuple[Stack, Stack] = ("vertical", "horizontal")
+StackName = Literal["vertical", "horizontal"]
+STACKS: tuple[StackName, StackName] = ("vertical", "horizontal")
 
 # Data-dependent initialisation divides by a layer's standard deviation over the first batch. Outputs that vary less
 # than this say nothing of their scale, as of a blank batch: they keep the one they have, or the scales would multiply
@@ -74,9 +74,9 @@ class Config:
         least = 3 if self.num_hierarchies > 1 else 2
         if rows < least or columns < 3:
             raise ValueError(f"receptive_field_dims {self.receptive_field_dims} must be at least ({least}, 3).")
-        if self.resnet_activation not in fused.ACTIVATIONS:
+        if self.resnet_activation not in xla_ops.ACTIVATIONS:
             raise ValueError(
-                f"resnet_activation {self.resnet_activation!r} must be one of {', '.join(fused.ACTIVATIONS)}."
+                f"resnet_activation {self.resnet_activation!r} must be one of {', '.join(xla_ops.ACTIVATIONS)}."
             )
         if self.position not in POSITIONS:
             raise ValueError(f"position {self.position!r} must be one of {', '.join(POSITIONS)}.")
@@ -286,7 +286,7 @@ def kernels(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
 # copy of a feature map is made, forward or backward: 3 to 4% of a training step on a CPU.
 
 
-def _turn(kernels: Parameters) -> dict[str, tf.Tensor]:
+def _rotate_180(kernels: Parameters) -> dict[str, tf.Tensor]:
     """The kernels for an image turned by half a circle; dense ones and biases as they are."""
     return {name: tf.reverse(kernel, [1, 2]) if len(kernel.shape) == 5 else kernel for name, kernel in kernels.items()}
 
@@ -309,7 +309,7 @@ def _same(size: int, taps: int, stride: int) -> tuple[int, int]:
     return zeros // 2, zeros - zeros // 2
 
 
-def _grow(x: tf.Tensor, kernel: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
+def _upsample(x: tf.Tensor, kernel: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
     """Twice the resolution, by a transposed convolution whose first rows and columns are cut off."""
     batch, (height, width) = tf.shape(x)[0], (2 * size for size in x.shape[1:3])
     taps = kernel.shape
@@ -347,8 +347,8 @@ def _operations(config: Config) -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf
         # An output is where the first of its two rows and columns was, which the turn makes the second.
         "vertical/shrink": lambda x, kernel: _convolve(x, kernel, (-1, rows - 2), (half - 1, half), 2),
         "horizontal/shrink": lambda x, kernel: _convolve(x, kernel, (-1, 1), (-1, half), 2),
-        "vertical/grow": lambda x, kernel: _grow(x, kernel, rows - 3, half - 1),
-        "horizontal/grow": lambda x, kernel: _grow(x, kernel, 0, half - 1),
+        "vertical/grow": lambda x, kernel: _upsample(x, kernel, rows - 3, half - 1),
+        "horizontal/grow": lambda x, kernel: _upsample(x, kernel, 0, half - 1),
         "output": _dense,
     }
 
@@ -367,7 +367,7 @@ def _dense(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 # Applies one layer: its name, which of its kind, its input.
 Apply = Callable[[str, int, tf.Tensor], tf.Tensor]
 # Runs one residual block: which, its stack, its input, what enters after the first convolution, the condition.
-RunBlock = Callable[[int, Stack, "Features", tf.Tensor | None, tf.Tensor | None], "Features"]
+RunBlock = Callable[[int, StackName, "Features", tf.Tensor | None, tf.Tensor | None], "Features"]
 
 
 class Features(NamedTuple):
@@ -433,7 +433,7 @@ def outputs(
     operations = _operations(config)
     sums = images.dtype
     dtype = dtype or sums
-    weights = _turn(weights)
+    weights = _rotate_180(weights)
     # A layer's kernels are cast and cut apart once, not once a use.
     stacked = {name: tf.unstack(tf.cast(weights[f"{name}/kernel"], dtype)) for name in layers(config)}
     biases = {name: tf.unstack(weights[f"{name}/b"]) for name in stacked}
@@ -446,7 +446,7 @@ def outputs(
         return _apply(operations, name, stacked[name][index], biases[name][index], x)
 
     def block(
-        index: int, stack: Stack, source: Features, across: tf.Tensor | None, condition: tf.Tensor | None
+        index: int, stack: StackName, source: Features, across: tf.Tensor | None, condition: tf.Tensor | None
     ) -> Features:
         places = block_layers(config, index, stack)
         seed = seeds[2 * index + (stack == "horizontal")]
@@ -497,7 +497,7 @@ def _traced_block(config: Config, names: tuple[tuple[str, str], ...], dtype: tf.
     return traced
 
 
-def block_layers(config: Config, index: int, stack: Stack) -> dict[str, tuple[str, int]]:
+def block_layers(config: Config, index: int, stack: StackName) -> dict[str, tuple[str, int]]:
     """The layers of a residual block by the role they play in it: the kind, and which of the kind."""
     num_down = config.num_resnet * config.num_hierarchies
     found = {"conv1": (f"{stack}/conv1", index), "conv2": (f"{stack}/conv2", index)}
@@ -525,12 +525,12 @@ def _block(
     if across is not None:
         x = x + apply("skip", across)
     if seed is None:
-        x = fused.activate(activation, dtype)(x)
+        x = xla_ops.activate(activation, dtype)(x)
     else:
-        x = fused.activate_and_drop(activation, config.dropout_p, dtype)(x, seed)
+        x = xla_ops.activate_and_drop(activation, config.dropout_p, dtype)(x, seed)
     x = apply("conv2", x)
     projection = [] if condition is None else [apply("condition", condition)]
-    return Features(*fused.gate(activation, dtype)(x, source.value, *projection))
+    return Features(*xla_ops.gate(activation, dtype)(x, source.value, *projection))
 
 
 def _run(
@@ -544,7 +544,7 @@ def _run(
     """Joins layers and blocks, both for turned images, to the network; its last layer's outputs."""
 
     def features(value: tf.Tensor) -> Features:
-        return Features(value, fused.activate(config.resnet_activation, dtype)(value))
+        return Features(value, xla_ops.activate(config.resnet_activation, dtype)(value))
 
     if (condition is None) != (config.conditional_shape is None):
         found = "missing" if condition is None else "given"
@@ -617,7 +617,9 @@ def data_dependent_initialisation(
     table = layers(config)
     g = {name: list(tf.unstack(parameters[f"{name}/g"])) for name, layer in table.items() if layer.normalised}
     b = {name: list(tf.unstack(parameters[f"{name}/b"])) for name in table}
-    directions = _turn(kernels(config, {k: tf.ones_like(v) if k.endswith("/g") else v for k, v in parameters.items()}))
+    directions = _rotate_180(
+        kernels(config, {k: tf.ones_like(v) if k.endswith("/g") else v for k, v in parameters.items()})
+    )
 
     def apply(name: str, index: int, x: tf.Tensor) -> tf.Tensor:
         out = operations[name](x, directions[f"{name}/kernel"][index])
@@ -630,7 +632,7 @@ def data_dependent_initialisation(
         return (out - mean) * scale
 
     def block(
-        index: int, stack: Stack, source: Features, across: tf.Tensor | None, condition: tf.Tensor | None
+        index: int, stack: StackName, source: Features, across: tf.Tensor | None, condition: tf.Tensor | None
     ) -> Features:
         places = block_layers(config, index, stack)
         return _block(config, lambda role, x: apply(*places[role], x), source, across, condition, None, images.dtype)

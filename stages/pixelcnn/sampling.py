@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -22,15 +21,16 @@ import tensorflow as tf
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from stages.pixelcnn import cached, compiled, network
-from stages.pixelcnn.mixture import Drawer, Floats, Noise, Pixels, noise, to_scale
+from stages.common.cores import usable_cores
+from stages.pixelcnn import network, sampler_cpu, sampler_gpu
 from stages.pixelcnn.network import Config
+from stages.pixelcnn.noise import Floats, Noise, Pixels, PixelSampler, noise, to_scale
 
-__all__ = ["Noise", "at_once", "naive", "noise", "redraw", "sample"]
+__all__ = ["Noise", "batch_capacity", "noise", "resample_teacher_forced", "sample", "sample_reference"]
 
 # Drawings that one core draws at a time: fewer, and it would mostly wait for Python; more, and memory has no bound.
-FEWEST, MOST = 16, 128
-MOST_ON_GPU = 512
+MIN_TILE, MAX_TILE = 16, 128
+MAX_GPU_BATCH = 512
 Progress = Callable[[int], object]
 
 
@@ -120,9 +120,9 @@ def sample(
     return np.rint(draw(task, weights, progress)).astype(np.int32)
 
 
-def at_once() -> int:
+def batch_capacity() -> int:
     """How many drawings are drawn at a time here: more take longer by as many times."""
-    return MOST_ON_GPU if _has_gpu() else _cores() * MOST
+    return MAX_GPU_BATCH if _has_gpu() else usable_cores() * MAX_TILE
 
 
 def _has_gpu() -> bool:
@@ -132,7 +132,7 @@ def _has_gpu() -> bool:
 def _on_gpu(task: _Task, weights: network.Parameters, progress: Progress | None) -> Floats:
     """Images before the last rounding, by the compiled program."""
     images = np.empty(task.noise.logistic.shape, np.float32)
-    count = -(-len(task) // MOST_ON_GPU)
+    count = -(-len(task) // MAX_GPU_BATCH)
     size = -(-len(task) // max(count, 1))
     done = 0
     for batch in range(count):
@@ -146,7 +146,7 @@ def _on_gpu(task: _Task, weights: network.Parameters, progress: Progress | None)
             known, given = np.moveaxis(part.known, 0, 2)[..., np.newaxis], np.moveaxis(part.given, 0, 2)
         condition = None if (all_of_them := part.conditions) is None else all_of_them.reshape(part.copies * size, -1)
         scaled = to_scale(task.config, given)
-        drawn = compiled.sample(
+        drawn = sampler_gpu.sample(
             task.config, weights, gumbel, logistic, condition, task.guidance, known, scaled, task.quantised
         )
         images[end - size : end] = np.moveaxis(drawn, 2, 0)
@@ -158,7 +158,7 @@ def _on_gpu(task: _Task, weights: network.Parameters, progress: Progress | None)
 
 def _on_cpu(task: _Task, weights: network.Parameters, progress: Progress | None) -> Floats:
     """Images before the last rounding, by NumPy."""
-    matrices = cached.Matrices(task.config, weights)
+    matrices = sampler_cpu.Matrices(task.config, weights)
     images = np.empty(task.noise.logistic.shape, np.float32)
 
     stopped, one_at_a_time = threading.Event(), threading.Lock()
@@ -174,9 +174,9 @@ def _on_cpu(task: _Task, weights: network.Parameters, progress: Progress | None)
         images[which] = _by_pixels(matrices, task.part(which), row_done)
 
     # Each core draws its own images: small products gain little from a second core, and elementwise steps nothing.
-    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(_cores()) as pool:
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as pool:
         try:
-            for _ in pool.map(fill, _parts(len(task), _cores())):
+            for _ in pool.map(fill, _parts(len(task), usable_cores())):
                 pass
         except BaseException:
             stopped.set()  # an interrupt ends all of them with the row that they are at
@@ -186,13 +186,9 @@ def _on_cpu(task: _Task, weights: network.Parameters, progress: Progress | None)
 
 def _parts(size: int, cores: int) -> list[slice]:
     """Cuts a number of drawings into batches, one for each core at a time, as even as can be."""
-    count = min(cores, max(1, size // FEWEST)) if size <= cores * MOST else -(-size // (cores * MOST)) * cores
+    count = min(cores, max(1, size // MIN_TILE)) if size <= cores * MAX_TILE else -(-size // (cores * MAX_TILE)) * cores
     bounds = [size * i // count for i in range(count + 1)]
     return [slice(begin, end) for begin, end in itertools.pairwise(bounds)]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
@@ -200,10 +196,10 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _by_pixels(matrices: cached.Matrices, task: _Task, row_done: Progress) -> Floats:
+def _by_pixels(matrices: sampler_cpu.Matrices, task: _Task, row_done: Progress) -> Floats:
     """One batch of images, before the last rounding."""
     height, width, _ = task.config.image_shape
-    batch = cached.Batch(task.config, matrices, task.conditions, task.copies * len(task))
+    batch = sampler_cpu.Batch(task.config, matrices, task.conditions, task.copies * len(task))
     place = _Place(task)
     images = np.empty((height, width, task.config.num_channels, len(task)), np.float32)
     for row in range(height):
@@ -220,7 +216,7 @@ class _Place:
     """The pixels at one place of all drawings: drawn, or given."""
 
     def __init__(self, task: _Task) -> None:
-        self.draw = Drawer(task.config, len(task), quantised=task.quantised)
+        self.draw = PixelSampler(task.config, len(task), quantised=task.quantised)
         warmth = np.float32(task.temperature)
         self.gumbel, self.logistic = (_drawings_last(x) * warmth for x in task.noise)
         self.known, self.given = task.known, task.given
@@ -241,7 +237,7 @@ def _drawings_last(x: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(x, 0, -1))
 
 
-def naive(
+def sample_reference(
     config: Config,
     weights: network.Parameters,
     noise: Noise,
@@ -267,7 +263,7 @@ def naive(
     return np.rint(images).astype(np.int32)
 
 
-def redraw(
+def resample_teacher_forced(
     config: Config,
     weights: network.Parameters,
     noise: Noise,
@@ -293,7 +289,7 @@ def redraw(
     outputs = _outputs(task, weights, scaled)
     warmth = np.float32(temperature)
     gumbel, logistic = (_pixels_last(x) * warmth for x in task.noise)
-    draw = Drawer(config, gumbel.shape[-1])
+    draw = PixelSampler(config, gumbel.shape[-1])
     return draw(_pixels_last(outputs), gumbel, logistic, _pixels_last(scaled)).value.T.reshape(images.shape)
 
 

@@ -23,7 +23,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OptimizerConfig:
     """How the weights are fitted.
 
     Attributes:
@@ -90,7 +90,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        recipe: Recipe,
+        recipe: OptimizerConfig,
         parameters: Parameters,
         strategy: tf.distribute.Strategy | None = None,
         jit_compile: bool = False,

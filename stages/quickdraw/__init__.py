@@ -1,1 +1,4 @@
 """Quick, Draw!: which drawings are the first N, where their pixels come from, and doodles where there are none."""
+
+SIDE = 28  # pixels along each side of a drawing
+IMAGE_SHAPE = (SIDE, SIDE, 1)

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from stages import tables
-from stages.errors import StageError, one_line
-from stages.progress import progress
-from stages.quickdraw import npy
+from stages.common import tables
+from stages.common.errors import StageError, one_line
+from stages.common.progress import progress
+from stages.quickdraw import IMAGE_SHAPE, npy_header
 from stages.quickdraw.mirrors import Pixels
 
 if TYPE_CHECKING:
     import pandas as pd
 
-IMAGE = (28, 28, 1)
 BLOCK = 32_768  # drawings, 26 MB: twice that is all that is held of the pixels
 
 
@@ -34,7 +33,7 @@ def write(path: Path, drawings: pd.DataFrame, source: Source) -> None:
     """Write the images `(len(drawings), 28, 28, 1)` of drawings, in their order, as a .npy file."""
     source.prepare(drawings)
     with open(path, "wb") as file, progress("writing images", len(drawings), "drawings") as add:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(drawings), *IMAGE)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(drawings), *IMAGE_SHAPE)}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(drawings), BLOCK):
             block = drawings.iloc[start : start + BLOCK]
@@ -57,10 +56,10 @@ class Prefetched:
         try:
             if positions.min(initial=0) < 0:
                 raise IndexError(f"position {positions.min()} is wanted")
-            images = tables.mapped(self.path)
-            if images.shape[1:] != IMAGE:
+            images = tables.open_memmap(self.path)
+            if images.shape[1:] != IMAGE_SHAPE:
                 raise ValueError(f"it holds an array of shape {one_line(images.shape)}")
-            pixels: Pixels = images[positions].reshape(len(drawings), npy.PIXELS)
+            pixels: Pixels = images[positions].reshape(len(drawings), npy_header.PIXELS)
             return pixels
         except (IndexError, ValueError) as error:
             raise StageError(f"{self.path} does not fit the index ({error}): run the stage extract again") from None

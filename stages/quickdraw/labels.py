@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.errors import StageError, one_line
+from stages.common.errors import StageError, one_line
 
+DOODLES = "doodles"  # the source that the project draws itself
 BUCKET = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 
 

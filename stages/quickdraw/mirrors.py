@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stages.errors import StageError
-from stages.quickdraw import npy
+from stages.common.errors import StageError
+from stages.quickdraw import npy_header
 from stages.quickdraw.labels import check_name, numbered
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Mirror(ABC):
 
     def pixels(self, drawings: pd.DataFrame) -> Pixels:
         """The pixels `(len(drawings), 784)` of drawings (by `name` and `row`), in their order."""
-        by_class = np.empty((len(drawings), npy.PIXELS), np.uint8)
+        by_class = np.empty((len(drawings), npy_header.PIXELS), np.uint8)
         place = np.empty(len(drawings), np.intp)
         done = 0
         for name, rows, places in _by_class(drawings):
@@ -94,21 +94,21 @@ class Folder(Mirror):
     def _map(self, name: str) -> Pixels:
         header = self._header(name)
         if not header.rows:
-            return np.empty((0, npy.PIXELS), np.uint8)
+            return np.empty((0, npy_header.PIXELS), np.uint8)
         with open(self._file(name), "rb") as file:
             content = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_READ)
-        return np.frombuffer(content, np.uint8, offset=header.offset).reshape(header.rows, npy.PIXELS)
+        return np.frombuffer(content, np.uint8, offset=header.offset).reshape(header.rows, npy_header.PIXELS)
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.npy"
 
-    def _header(self, name: str) -> npy.Header:
+    def _header(self, name: str) -> npy_header.Header:
         path = self._file(name)
         if path.exists() and not path.is_file():  # a folder, or a pipe that would never answer
             raise StageError(f"mirror: {path} is not a file")
         try:
             with open(path, "rb") as file:
-                return npy.parse(file.read(npy.LONGEST_HEADER), os.fstat(file.fileno()).st_size)
+                return npy_header.parse(file.read(npy_header.MAX_HEADER_BYTES), os.fstat(file.fileno()).st_size)
         except FileNotFoundError:
             raise StageError(f"mirror: {path} is not there") from None
         except ValueError as error:

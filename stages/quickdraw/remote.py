@@ -19,14 +19,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from stages import files
-from stages.errors import StageError
-from stages.progress import progress
-from stages.quickdraw import cache, npy
+from stages.common import files
+from stages.common.errors import StageError
+from stages.common.progress import progress
+from stages.common.urls import without_secrets
+from stages.quickdraw import npy_header, row_cache
+from stages.quickdraw.file_server import CONNECTIONS, AccessDenied, FileHead, FileServer
+from stages.quickdraw.fsspec_store import FsspecStore
+from stages.quickdraw.http import HttpServer
 from stages.quickdraw.labels import BUCKET, PublishedFile, check_name, labels, numbered, published
 from stages.quickdraw.mirrors import Mirror, Pixels, Rows, check_rows
-from stages.quickdraw.origins import CONNECTIONS, Origin, Refused, Start, open_origin, without_secrets
-from stages.quickdraw.patience import Patience, Retrying, Unanswered, bounded
+from stages.quickdraw.retry import Retrier, RetryableError, RetryPolicy, with_deadline
 
 BUCKETS = (BUCKET, "gs://quickdraw_dataset/full/numpy_bitmap")
 BUCKET_HEADER = 80  # bytes of each of its files; every file that is opened shows whether that holds
@@ -36,12 +39,12 @@ BUCKET_HEADER = 80  # bytes of each of its files; every file that is opened show
 # bucket's, a twentieth of it. Both numbers are guesses at a home or an office; on a faster line both ways take seconds.
 REQUEST_SECONDS = 0.05 / CONNECTIONS
 BYTES_PER_SECOND = 20e6
-NEAR = 2  # rows: a gap of one, 784 bytes, is less than what the headers of another request and its answer weigh
+MERGE_GAP_ROWS = 2  # a gap of one row, 784 bytes, costs less than the headers of another request and its answer
 
-MOST_ROWS = 1024  # of a request
-CLASSES_AT_ONCE = 4
-UNSAVED = 1.0  # seconds of work that a kill may cost
-WORTH_SAVING = 1 << 20  # bytes of a stream after which a broken connection counts as progress
+MAX_ROWS_PER_REQUEST = 1024  # of a request
+CONCURRENT_CLASSES = 4
+SAVE_EVERY_SECONDS = 1.0  # seconds of work that a kill may cost
+PROGRESS_BYTES = 1 << 20  # bytes of a stream after which a broken connection counts as progress
 
 
 class Remote(Mirror):
@@ -55,18 +58,18 @@ class Remote(Mirror):
     """
 
     def __init__(
-        self, address: str, patience: Patience | None = None, known: Mapping[str, PublishedFile] | None = None
+        self, address: str, patience: RetryPolicy | None = None, known: Mapping[str, PublishedFile] | None = None
     ) -> None:
         self.address = address.rstrip("/")
-        self.patience = patience or Patience()
+        self.patience = patience or RetryPolicy()
         self.known = known if known is not None else published() if self.address in BUCKETS else None
-        self._files: dict[str, cache.RowFile] = {}
-        self._folder = cache.folder(without_secrets(self.address))
+        self._files: dict[str, row_cache.RowFile] = {}
+        self._folder = row_cache.folder(without_secrets(self.address))
 
     def counts(self) -> dict[str, int]:
         """As published, else as told by the beginning of each file."""
         if self.known is not None:
-            counts = {name: (file.size - BUCKET_HEADER) // npy.PIXELS for name, file in self.known.items()}
+            counts = {name: (file.size - BUCKET_HEADER) // npy_header.PIXELS for name, file in self.known.items()}
         else:
             counts = asyncio.run(self._ask_counts())
         return {name: counts[name] for name in numbered(counts)}
@@ -81,23 +84,23 @@ class Remote(Mirror):
         """From the cache; `fetch` has brought them."""
         self._files[name].read(rows, out)
 
-    def kept(self, name: str, size: int | None = None) -> cache.RowFile | None:
+    def kept(self, name: str, size: int | None = None) -> row_cache.RowFile | None:
         """The kept rows of a class, whose file has `size` bytes; None where that is not known yet."""
         if name not in self._files:
             if self.known is not None:
                 size = self.known[name].size
             if size is None:
                 return None
-            self._files[name] = cache.RowFile(self._folder, name, size)
+            self._files[name] = row_cache.RowFile(self._folder, name, size)
         return self._files[name]
 
     async def _fetch(self, wanted: Mapping[str, Rows]) -> None:
-        async with open_origin(self.address, self.patience) as origin:
+        async with open_file_server(self.address, self.patience) as origin:
             await _Fetch(self, wanted, origin).run()
 
     async def _ask_counts(self) -> dict[str, int]:
-        retrying = Retrying(self.patience)
-        async with open_origin(self.address, self.patience) as origin:
+        retrying = Retrier(self.patience)
+        async with open_file_server(self.address, self.patience) as origin:
             everything = origin.shown("*")
             why = f"{everything}: there is no such file"
 
@@ -105,7 +108,7 @@ class Remote(Mirror):
                 nonlocal why
                 try:
                     start = await retrying.get(partial(origin.start, name))
-                except Refused as error:  # as many stores answer for a file that is not there
+                except AccessDenied as error:  # as many stores answer for a file that is not there
                     why = str(error)
                     return None
                 return None if start is None else _header(origin, name, start).rows
@@ -118,7 +121,7 @@ class Remote(Mirror):
                 return dict(zip(names, await asyncio.gather(*map(rows, names)), strict=True))
 
             try:
-                found = await bounded(everything, all_rows(), self.patience)
+                found = await with_deadline(everything, all_rows(), self.patience)
             except StageError as error:
                 raise StageError(f"mirror: {error}") from None
         counts = {name: count for name, count in found.items() if count is not None}
@@ -130,12 +133,12 @@ class Remote(Mirror):
 class _Fetch:
     """One call of `Remote.fetch`."""
 
-    def __init__(self, mirror: Remote, wanted: Mapping[str, Rows], origin: Origin) -> None:
+    def __init__(self, mirror: Remote, wanted: Mapping[str, Rows], origin: FileServer) -> None:
         self.mirror = mirror
         self.wanted = wanted
         self.origin = origin
-        self.retrying = Retrying(mirror.patience)
-        self.way = forced_way()
+        self.retrying = Retrier(mirror.patience)
+        self.way = fetch_strategy()
         self.report: Callable[[int], object] = int
         self.warned = False
 
@@ -144,15 +147,17 @@ class _Fetch:
         total = sum(map(len, self.wanted.values()))
         with progress("fetching drawings", total, "drawings") as self.report:
             try:
-                await bounded(self.origin.shown("<class>"), self._all(), self.mirror.patience)
+                await with_deadline(self.origin.shown("<class>"), self._all(), self.mirror.patience)
                 return
             except StageError as error:
                 what = str(error)
             except OSError as error:
                 if error.filename is not None:
                     raise
-                raise OSError(error.errno, error.strerror, str(files.cache())) from None  # a full disk names no file
-        kept = f"{self._kept():,} of {total:,} drawings are kept in {files.cache()}"
+                raise OSError(
+                    error.errno, error.strerror, str(files.cache_folder())
+                ) from None  # a full disk names no file
+        kept = f"{self._kept():,} of {total:,} drawings are kept in {files.cache_folder()}"
         raise StageError(f"mirror: {what}; {kept}; running again goes on from there")
 
     def _kept(self) -> int:
@@ -164,7 +169,7 @@ class _Fetch:
         return kept
 
     async def _all(self) -> None:
-        at_once = asyncio.Semaphore(CLASSES_AT_ONCE)
+        at_once = asyncio.Semaphore(CONCURRENT_CLASSES)
 
         async def one(name: str, rows: Rows) -> None:
             async with at_once:
@@ -211,20 +216,20 @@ class _Fetch:
                 f"{keep.path} does not hold what was written to it: the disk is failing, or something cut it"
             )
 
-    async def _start(self, name: str) -> Start:
+    async def _start(self, name: str) -> FileHead:
         start = await self.retrying.get(partial(self.origin.start, name))
         if start is None:
             raise StageError(f"{self.origin.shown(name)} is not there")
         return start
 
-    def _version(self, start: Start) -> str:
+    def _version(self, start: FileHead) -> str:
         """What tells a file from another of its size: where the server says nothing, the query that it was asked with.
 
         The cache's folder is named without the query, which may be a signature, and another one every time.
         """
         return start.version or f"?{urlsplit(self.mirror.address).query}"
 
-    def _whole(self, name: str, start: Start, ranges: int) -> bool:
+    def _whole(self, name: str, start: FileHead, ranges: int) -> bool:
         """Whether to read the whole file rather than so many ranges of it."""
         if self.way == "ranges" and not start.ranges:
             raise StageError(
@@ -239,7 +244,7 @@ class _Fetch:
         return not start.ranges or start.size / BYTES_PER_SECOND < ranges * REQUEST_SECONDS
 
     async def _ranges(
-        self, name: str, keep: cache.RowFile, spans: list[Rows], start: Start, header: npy.Header
+        self, name: str, keep: row_cache.RowFile, spans: list[Rows], start: FileHead, header: npy_header.Header
     ) -> None:
         """Fetch rows by ranges, and write them down as they come."""
         waiting = iter(spans)
@@ -248,9 +253,9 @@ class _Fetch:
             async def ask() -> None:
                 for rows in waiting:
                     first, last = int(rows[0]), int(rows[-1])
-                    at, end = (header.offset + row * npy.PIXELS for row in (first, last + 1))
+                    at, end = (header.offset + row * npy_header.PIXELS for row in (first, last + 1))
                     content = await self.retrying.get(partial(self.origin.read, name, at, end, start))
-                    write(rows, np.frombuffer(content, np.uint8).reshape(-1, npy.PIXELS)[rows - first])
+                    write(rows, np.frombuffer(content, np.uint8).reshape(-1, npy_header.PIXELS)[rows - first])
 
             tasks = [asyncio.create_task(ask()) for _ in range(min(CONNECTIONS, len(spans)))]
             try:
@@ -261,7 +266,7 @@ class _Fetch:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def _writing(self, keep: cache.RowFile) -> Iterator[Callable[[Rows, Pixels], None]]:
+    def _writing(self, keep: row_cache.RowFile) -> Iterator[Callable[[Rows, Pixels], None]]:
         """Gather rows for a moment before they are added to the file; add the rest when the block ends, however."""
         rows: list[Rows] = []
         pixels: list[Pixels] = []
@@ -279,7 +284,7 @@ class _Fetch:
         def write(more: Rows, of_them: Pixels) -> None:
             rows.append(more)
             pixels.append(of_them)
-            if monotonic() - saved > UNSAVED:
+            if monotonic() - saved > SAVE_EVERY_SECONDS:
                 save()
 
         try:
@@ -287,7 +292,9 @@ class _Fetch:
         finally:
             save()
 
-    async def _stream(self, name: str, keep: cache.RowFile, missing: Rows, start: Start, header: npy.Header) -> None:
+    async def _stream(
+        self, name: str, keep: row_cache.RowFile, missing: Rows, start: FileHead, header: npy_header.Header
+    ) -> None:
         """Read the whole file; add its rows when all of it has come, and is what was published."""
         digest = hashlib.sha256()
         position = 0
@@ -303,8 +310,8 @@ class _Fetch:
                             digest.update(block)
                             picker.take(block)
                             position += len(block)
-                except Unanswered:
-                    if position - before < WORTH_SAVING:
+                except RetryableError:
+                    if position - before < PROGRESS_BYTES:
                         raise
 
             while position < start.size:
@@ -316,17 +323,17 @@ class _Fetch:
                     "expected: nothing of it is kept"
                 )
             chosen.seek(0)
-            for at in range(0, len(missing), cache.AT_ONCE):
-                rows = missing[at : at + cache.AT_ONCE]
-                content = chosen.read(len(rows) * npy.PIXELS)
-                keep.add(rows, np.frombuffer(content, np.uint8).reshape(-1, npy.PIXELS))
+            for at in range(0, len(missing), row_cache.RECORDS_PER_BLOCK):
+                rows = missing[at : at + row_cache.RECORDS_PER_BLOCK]
+                content = chosen.read(len(rows) * npy_header.PIXELS)
+                keep.add(rows, np.frombuffer(content, np.uint8).reshape(-1, npy_header.PIXELS))
                 self.report(len(rows))
 
 
 class _Picker:
     """Picks rows out of the bytes of a file that pass by."""
 
-    def __init__(self, rows: Rows, header: npy.Header, write: Callable[[bytes], object]) -> None:
+    def __init__(self, rows: Rows, header: npy_header.Header, write: Callable[[bytes], object]) -> None:
         self._rows = rows  # ascending
         self._skip = header.offset
         self._next = 0  # the row that comes next
@@ -338,33 +345,40 @@ class _Picker:
         skipped = min(self._skip, len(block))
         self._skip -= skipped
         content = self._rest + block[skipped:]
-        whole = len(content) // npy.PIXELS
-        self._rest = content[whole * npy.PIXELS :]
+        whole = len(content) // npy_header.PIXELS
+        self._rest = content[whole * npy_header.PIXELS :]
         chosen = self._rows[slice(*np.searchsorted(self._rows, (self._next, self._next + whole)))] - self._next
         if len(chosen):
-            pixels = np.frombuffer(content, np.uint8, whole * npy.PIXELS).reshape(whole, npy.PIXELS)
+            pixels = np.frombuffer(content, np.uint8, whole * npy_header.PIXELS).reshape(whole, npy_header.PIXELS)
             self._write(pixels[chosen].tobytes())
         self._next += whole
 
 
 def _spans(rows: Rows) -> list[Rows]:
     """Ascending rows in the groups to ask for: near ones together, but no more than some."""
-    apart = np.flatnonzero(np.diff(rows) > NEAR) + 1
+    apart = np.flatnonzero(np.diff(rows) > MERGE_GAP_ROWS) + 1
     return [
-        span[start : start + MOST_ROWS] for span in np.split(rows, apart) for start in range(0, len(span), MOST_ROWS)
+        span[start : start + MAX_ROWS_PER_REQUEST]
+        for span in np.split(rows, apart)
+        for start in range(0, len(span), MAX_ROWS_PER_REQUEST)
     ]
 
 
-def _header(origin: Origin, name: str, start: Start) -> npy.Header:
+def _header(origin: FileServer, name: str, start: FileHead) -> npy_header.Header:
     try:
-        return npy.parse(start.content, start.size)
+        return npy_header.parse(start.content, start.size)
     except ValueError as error:
         raise StageError(f"{origin.shown(name)} {error}") from None
 
 
-def forced_way() -> str:
+def fetch_strategy() -> str:
     """Which way `$QUICKDRAW_FETCH` wants: `ranges`, `files`, or the one that costs less."""
     way = os.environ.get("QUICKDRAW_FETCH", "")
     if way not in ("", "auto", "ranges", "files"):
         raise StageError(f"QUICKDRAW_FETCH is {way!r}; permitted: ranges, files or auto")
     return way if way != "auto" else ""
+
+
+def open_file_server(address: str, patience: RetryPolicy) -> FileServer:
+    """The origin for a URL."""
+    return (HttpServer if urlsplit(address).scheme in ("http", "https") else FsspecStore)(address, patience)

@@ -3,13 +3,12 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from stages.errors import SettingsError, one_line
+from stages.common.errors import SettingsError, one_line
 from stages.quickdraw.images import Source
+from stages.quickdraw.labels import DOODLES
 from stages.quickdraw.mirrors import Doodles, Folder, Mirror
-from stages.quickdraw.prepared import Prepared
 from stages.quickdraw.remote import Remote
-
-DOODLES = "doodles"
+from stages.quickdraw.tfds import PreparedDataset
 
 
 def open_mirror(address: str, root: Path) -> Mirror:
@@ -26,7 +25,7 @@ def open_mirror(address: str, root: Path) -> Mirror:
 
 def open_source(mirror: Mirror, source: str, data_dir: str, root: Path) -> Source:
     """Where the pixels of a mirror's drawings are read: at the `mirror` itself, or where `tfds` has prepared them."""
-    return mirror if source == "mirror" else Prepared(_folder("data_dir", data_dir, root), mirror.counts())
+    return mirror if source == "mirror" else PreparedDataset(_folder("data_dir", data_dir, root), mirror.counts())
 
 
 def _folder(setting: str, place: str, root: Path) -> Path:

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from stages import extract
-from stages.quickdraw import images, selection
+from stages.quickdraw import images, tfds_order
 from stages.quickdraw.labels import BUCKET, labels
 from stages.quickdraw.mirrors import Folder
 from stages.quickdraw.remote import Remote
@@ -114,11 +114,11 @@ def selecting(temporary: Path) -> Figures:
             hashlib.md5(f"trainsnowman_{row}".encode()).digest()
 
     def as_arrays() -> None:
-        for _ in selection.hashes("snowman", 0, number):
+        for _ in tfds_order.hashes("snowman", 0, number):
             pass
 
     counts = Remote(BUCKET).counts()
-    all_of_them = seconds(lambda: extract.index(counts, 500_000))
+    all_of_them = seconds(lambda: extract.build_index(counts, 500_000))
     return {
         "selection: hashlib, one process, keys/s": number / seconds(one_by_one),
         "selection: ours, one process, keys/s": number / seconds(as_arrays),
@@ -139,7 +139,7 @@ def make(folder: Path, classes: int, rows: int) -> Path:
 def folder(temporary: Path) -> Figures:
     """Drawings a second, of the clock and of the processor: the first is less where a machine does other things too."""
     mirror = Folder(make(temporary / "mirror", 345, 1_500))
-    drawings = extract.index(mirror.counts(), 500_000)
+    drawings = extract.build_index(mirror.counts(), 500_000)
     figures = {"folder: drawings/s": 0.0, "folder: drawings/s of processor time": 0.0}
     for _ in range(3):
         clock, processor = time.perf_counter(), time.process_time()
@@ -184,15 +184,15 @@ def network(temporary: Path) -> Figures:
 
 def prepared(temporary: Path) -> Figures:
     """Drawings a second."""
-    from stages.quickdraw.prepared import Prepared
+    from stages.quickdraw.tfds import PreparedDataset
 
     mirror = Folder(make(temporary / "mirror", 345, 100))
     with server(mirror.path) as address:
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "no_proxy": "127.0.0.1"}
         command = [sys.executable, "-c", AS_NUMPY, address, str(temporary / "tfds")]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    drawings = extract.index(mirror.counts(), 34_500)
-    ours = seconds(lambda: Prepared(temporary / "tfds", mirror.counts()).pixels(drawings))
+    drawings = extract.build_index(mirror.counts(), 34_500)
+    ours = seconds(lambda: PreparedDataset(temporary / "tfds", mirror.counts()).pixels(drawings))
     return {
         "prepared: tfds.as_numpy, drawings/s": float(done.stdout.split()[-1]),
         "prepared: ours, drawings/s": len(drawings) / ours,

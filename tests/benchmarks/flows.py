@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests import stand_in
+from tests import fake_project
 from tests.pipeline.prefect_server import Server
 from tests.settings import ROOT
 
@@ -41,7 +41,7 @@ def main() -> None:
         home, root = Path(folder) / "home", Path(folder) / "project"
         for place in (home, root):
             place.mkdir()
-        stand_in.write(root, mirror="doodles")
+        fake_project.write(root, mirror="doodles")
         server = Server(home)
         try:
             figures = measure(server, root, home, times)

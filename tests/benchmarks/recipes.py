@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from stages import drawings, model, params, train
+from stages import params, train
+from stages.outputs import dataset, model
 from stages.params import Params
 from tests.settings import write
 
@@ -61,9 +62,11 @@ def fit(settings: Params) -> model.Model:
 
     from stages.pixelcnn import PixelCNN
 
-    data = drawings.load()
+    data = dataset.load()
     training = data.where(~data.heldout)
-    order = train.Order(len(training.labels), settings.batch_size, settings.epochs, settings.seed, settings.max_steps)
+    order = train.BatchOrder(
+        len(training.labels), settings.batch_size, settings.epochs, settings.seed, settings.max_steps
+    )
     tf.random.set_seed(settings.seed)
     dist = tfd.PixelCNN(
         image_shape=(28, 28, 1),

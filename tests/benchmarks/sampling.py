@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.contest import PEAK, Model, ask_device, contend, contenders, in_turn
+from tests.benchmarks.alternate import PEAK, Model, ask_device, contend, contenders, in_turn
 
 MODELS = ("1,2,32,8", "2,3,64,160", "5,3,128,160")
 CONTENDERS = ("tfp forward", "forward", "sample")

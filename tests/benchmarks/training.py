@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.contest import PEAK, Model, ask_device, contend, contenders, in_turn
+from tests.benchmarks.alternate import PEAK, Model, ask_device, contend, contenders, in_turn
 
 MODELS = ("2,3,64,32", "5,3,128,8")
 CONTENDERS = ("tfp", "float32", "bfloat16")
@@ -122,13 +122,13 @@ def build_ours(model: Model, precision: str) -> Step:
     from stages.pixelcnn import network
     from stages.pixelcnn.likelihood import scale_pixels
     from stages.pixelcnn.network import Config
-    from stages.pixelcnn.training import Recipe, Trainer
+    from stages.pixelcnn.training import OptimizerConfig, Trainer
 
     config = Config(**model.arguments())
     images, condition = model.data()
     scaled = scale_pixels(config, tf.constant(images))
     parameters = network.data_dependent_initialisation(config, network.initialise(config, 0), scaled, condition)
-    recipe = Recipe(steps=1_000, learning_rate=0.001, dtype=tf.as_dtype(precision))
+    recipe = OptimizerConfig(steps=1_000, learning_rate=0.001, dtype=tf.as_dtype(precision))
     trainer = Trainer(config, recipe, parameters, jit_compile=bool(tf.config.list_physical_devices("GPU")))
     pixels, number = images.astype(np.uint8), iter(range(1_000))
     return lambda: float(trainer.step(next(number), pixels, condition)[0])

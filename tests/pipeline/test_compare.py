@@ -16,12 +16,15 @@ from PIL import Image
 
 from pipeline import compare as module
 from pipeline.__main__ import main
-from pipeline.compare import Drawn, Experiment, Figure
+from pipeline.compare import ClassDrawings, ExperimentReport
 from pipeline.dvc import DvcError, Snapshot
-from stages.measures import catalogue
-from stages.measures.catalogue import MEASURES
+from stages.metrics import catalogue
+from stages.metrics.catalogue import METRICS
 from stages.params import Params
-from tests import stand_in
+from stages.reporting import html
+from stages.reporting.figures import Figure
+from stages.reporting.sheets import read_sheet
+from tests import fake_project
 from tests.conftest import opened, refused
 from tests.settings import ROOT
 
@@ -40,25 +43,17 @@ def sheet(columns: int, rows: int, seed: int = 0) -> tuple[Any, bytes]:
     return drawings, png.getvalue()
 
 
-def pixels(address: str) -> Any:
-    import base64
-
-    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
-        return np.asarray(image)
-
-
 def test_the_drawings_of_a_sheet_come_back_to_the_pixel() -> None:
     drawings, png = sheet(3, 2)
-    real, generated = module.drawings(png)
-    for address, drawing in zip([*real, *generated], drawings.reshape(6, 28, 28), strict=True):
-        assert np.array_equal(pixels(address), drawing)
+    real, generated = read_sheet(png)
+    np.testing.assert_array_equal([*real, *generated], drawings.reshape(6, 28, 28))
 
 
 def test_of_many_generated_drawings_the_first_eight_are_shown() -> None:
     drawings, png = sheet(8, 3)
-    real, generated = module.drawings(png)
+    real, generated = module.shown_drawings(png)
     assert (len(real), len(generated)) == (8, 8)
-    assert np.array_equal(pixels(generated[7]), drawings[1, 7])
+    assert generated[7] == html.data_uri(drawings[1, 7])
 
 
 @pytest.mark.parametrize(
@@ -83,45 +78,47 @@ def test_the_nearest_to_its_reference_is_the_best_of_what_should_be_alike() -> N
 
 
 @pytest.mark.parametrize(
-    ("measure", "values", "expected"),
+    ("metric", "values", "expected"),
     [
-        ("told_apart", [0.43, 0.5], set()),
-        ("told_apart", [0.43, 0.5, 0.6], {0, 1}),
-        ("told_apart", [0.7, 0.6], {1}),
-        ("kernel_distance", [-0.02, 0.0], set()),
-        ("kernel_distance", [0.1, -0.02, 0.0], {1, 2}),
+        ("c2st_accuracy", [0.43, 0.5], set()),
+        ("c2st_accuracy", [0.43, 0.5, 0.6], {0, 1}),
+        ("c2st_accuracy", [0.7, 0.6], {1}),
+        ("mmd", [-0.02, 0.0], set()),
+        ("mmd", [0.1, -0.02, 0.0], {1, 2}),
     ],
 )
-def test_nothing_is_better_than_perfect(measure: str, values: list[float], expected: set[int]) -> None:
-    assert module.best(measure, [Figure(value) for value in values], "less") == expected
+def test_nothing_is_better_than_perfect(metric: str, values: list[float], expected: set[int]) -> None:
+    assert module.best(metric, [Figure(value) for value in values], "less") == expected
 
 
 @pytest.mark.parametrize(
     ("setting", "unmarked"),
     [
-        ("mirror", {"heldout_bits_per_dim", "ink", "fidelity", "kernel_distance", "frechet_distance"}),
-        ("classes", {"heldout_bits_per_dim", "ink", "fidelity", "kernel_distance", "frechet_distance"}),
-        ("judge_seed", {"fidelity", "kernel_distance", "frechet_distance"}),
-        ("judge_steps", {"fidelity", "kernel_distance", "frechet_distance"}),
+        ("mirror", {"heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance"}),
+        ("classes", {"heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance"}),
+        ("judge_seed", {"class_accuracy", "mmd", "frechet_distance"}),
+        ("judge_steps", {"class_accuracy", "mmd", "frechet_distance"}),
         ("eval_samples_per_class", {"frechet_distance"}),
         ("num_resnet", set()),
     ],
 )
 def test_what_is_measured_with_another_yardstick_is_not_held_against_it(setting: str, unmarked: set[str]) -> None:
-    measures = ("heldout_bits_per_dim", "ink", "fidelity", "kernel_distance", "frechet_distance")
-    assert {measure for measure in measures if module.apart(measure, {setting}) == [setting]} == unmarked
+    measures = ("heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance")
+    assert {
+        measure for measure in measures if module.incomparable_settings(measure, {setting}) == [setting]
+    } == unmarked
 
 
 def test_the_measures_by_a_judge_are_those_that_its_word_or_two_halves_are_the_reference_of() -> None:
-    by_judge = {key for key, measure in MEASURES.items() if measure.reference in (catalogue.JUDGE, catalogue.HALVES)}
+    by_judge = {key for key, measure in METRICS.items() if measure.reference in (catalogue.JUDGE, catalogue.HALVES)}
     assert by_judge == module.BY_JUDGE
     assert module.OF_SIZE < module.BY_JUDGE
     assert {*module.DRAWINGS, *module.JUDGE, *module.SIZE} <= Params.model_fields.keys()
 
 
 def test_only_settings_that_differ_are_listed() -> None:
-    def one(**settings: Any) -> Experiment:
-        return Experiment("", settings, {}, {}, {})
+    def one(**settings: Any) -> ExperimentReport:
+        return ExperimentReport("", settings, {}, {}, {})
 
     assert module.differing([one(a=1, b=[1, 2]), one(a=1, b=[1])]) == {"b": ["1, 2", "1"]}
     assert module.differing([one(a=True), one()]) == {"a": ["true", "–"]}
@@ -137,16 +134,21 @@ def test_a_run_from_before_there_was_a_table_has_bare_figures() -> None:
                 raise DvcError(path)
             return b'{"heldout_bits_per_dim": 1.5, "heldout_drawings": 20}'
 
-    assert module.in_all(Old()) == ({"heldout_bits_per_dim": Figure(1.5)}, {})
+    assert module.overall(Old()) == ({"heldout_bits_per_dim": Figure(1.5)}, {})
 
 
-def experiment(name: str, seed: int, fidelity: float, **settings: Any) -> Experiment:
-    figures = {"fidelity": Figure(fidelity, fidelity - 0.1, fidelity + 0.1), "ink": Figure(0.2, reference=0.2)}
-    real, generated = module.drawings(sheet(8, 2, seed)[1])
-    classes = {"26": Drawn("bee", real, generated, figures)} | (
-        {"345": Drawn(HOSTILE, real, generated, {})} if seed else {}
+def experiment(name: str, seed: int, class_accuracy: float, **settings: Any) -> ExperimentReport:
+    figures = {
+        "class_accuracy": Figure(class_accuracy, class_accuracy - 0.1, class_accuracy + 0.1),
+        "ink": Figure(0.2, reference=0.2),
+    }
+    real, generated = module.shown_drawings(sheet(8, 2, seed)[1])
+    classes = {"26": ClassDrawings("bee", real, generated, figures)} | (
+        {"345": ClassDrawings(HOSTILE, real, generated, {})} if seed else {}
     )
-    return Experiment(name, {"seed": seed} | settings, figures, {"fidelity": "more", "ink": "alike"}, classes)
+    return ExperimentReport(
+        name, {"seed": seed} | settings, figures, {"class_accuracy": "more", "ink": "alike"}, classes
+    )
 
 
 def test_figures_of_different_judges_are_not_marked(tmp_path: Path) -> None:
@@ -197,10 +199,10 @@ STAGE = """
     pathlib.Path("reports/classes").mkdir(parents=True)
     ink = np.random.default_rng(seed).integers(0, 256, (56, 56), np.uint8).repeat(10, 0).repeat(10, 1)
     Image.fromarray(ink).save("reports/classes/26_bee.png")
-    pathlib.Path("reports/metrics.json").write_text(json.dumps({"fidelity": 0.25 + seed / 4}))
-    table = f"measure,label,name,value,low,high,reference,better\\nfidelity,,,{0.25 + seed / 4},0.2,0.8,0.9,more\\n"
-    pathlib.Path("reports/measures.csv").write_text(table)
-    pathlib.Path("reports/classes.csv").write_text(f"label,name,fidelity\\n26,bee,{0.25 + seed / 4}\\n")
+    pathlib.Path("reports/metrics.json").write_text(json.dumps({"class_accuracy": 0.25 + seed / 4}))
+    table = f"metric,label,name,value,low,high,reference,better\\nfidelity,,,{0.25 + seed / 4},0.2,0.8,0.9,more\\n"
+    pathlib.Path("reports/metrics.csv").write_text(table)
+    pathlib.Path("reports/classes.csv").write_text(f"label,name,class_accuracy\\n26,bee,{0.25 + seed / 4}\\n")
     """
 
 
@@ -208,20 +210,20 @@ STAGE = """
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one run of seed 0, and an experiment `second` of seed 1."""
     monkeypatch.chdir(tmp_path)
-    outs = [f"reports/{name}" for name in ("classes", "metrics.json", "measures.csv", "classes.csv")]
+    outs = [f"reports/{name}" for name in ("classes", "metrics.json", "metrics.csv", "classes.csv")]
     stage = {"cmd": f"{sys.executable} stage.py", "params": ["seed"], "outs": outs}
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"all": stage}}))
     (tmp_path / "stage.py").write_text(textwrap.dedent(STAGE))
     (tmp_path / "params.yaml").write_text("seed: 0\n")
     shutil.copy(ROOT / ".gitignore", tmp_path)
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
-    stand_in.git(tmp_path, "init", "--quiet")
+    fake_project.git(tmp_path, "init", "--quiet")
     for key, value in (("user.name", "a"), ("user.email", "a@localhost")):
-        stand_in.git(tmp_path, "config", key, value)
+        fake_project.git(tmp_path, "config", key, value)
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "repro", "--quiet"], check=True)
-    stand_in.git(tmp_path, "add", "--all")
-    stand_in.git(tmp_path, "commit", "--quiet", "--message", "one")
+    fake_project.git(tmp_path, "add", "--all")
+    fake_project.git(tmp_path, "commit", "--quiet", "--message", "one")
     subprocess.run([*dvc, "exp", "run", "--quiet", "--name", "second", "--set-param", "seed=1"], check=True)
     return tmp_path
 
@@ -238,7 +240,7 @@ def test_experiments_and_revisions_without_computing(repository: Path, capsys: p
     assert '<th scope="row"><code>seed</code></th><td>0</td><td>1</td>' in page
     assert '<td class="best">0.500 <b>best</b>' in page
     first = module.read(repository, "HEAD").classes["26"]
-    assert first.figures == {"fidelity": Figure(0.25)}
+    assert first.figures == {"class_accuracy": Figure(0.25)}
     assert first.generated != module.read(repository, "second").classes["26"].generated
 
     capsys.readouterr()

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor, dvc, run
+from pipeline import doctor, dvc, server
 from pipeline.__main__ import main
 from pipeline.doctor import Level
+from stages.common.urls import hide_secrets
 from stages.params import Params
-from tests import stand_in
+from tests import fake_project
 from tests.settings import FULL, ROOT, write
 
 SECRET = "hunter2"
@@ -33,10 +34,10 @@ NAMES = [
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    stand_in.write(folder, mirror="doodles")
+    fake_project.write(folder, mirror="doodles")
     shutil.copy(ROOT / "pyproject.toml", folder)
-    stand_in.git(folder, "add", "--all")
-    stand_in.git(folder, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "more")
+    fake_project.git(folder, "add", "--all")
+    fake_project.git(folder, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "-m", "more")
     return folder
 
 
@@ -47,7 +48,7 @@ def root(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(template, folder, symlinks=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(run, "configured_server", lambda: None)
+    monkeypatch.setattr(server, "configured_server", lambda: None)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     answer = json.dumps({"version": "2.21", "cuda": False, "gpus": []})
     monkeypatch.setattr(doctor, "ask_tensorflow", lambda: subprocess.CompletedProcess([], 0, answer, ""))
@@ -202,9 +203,9 @@ def test_a_check_that_breaks_or_hangs_leaves_the_others(
         time.sleep(60)
         raise AssertionError
 
-    monkeypatch.setattr(doctor, "memory", lambda: 1 // 0)
-    monkeypatch.setattr(doctor, "processor", hang)
-    monkeypatch.setattr(doctor, "QUICKLY", 0.5)
+    monkeypatch.setattr(doctor, "check_memory", lambda: 1 // 0)
+    monkeypatch.setattr(doctor, "check_processor", hang)
+    monkeypatch.setattr(doctor, "CHECK_TIMEOUT", 0.5)
     code, found = look(capsys)
     assert code == 1
     assert list(found) == NAMES
@@ -216,7 +217,7 @@ def test_a_check_that_breaks_or_hangs_leaves_the_others(
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, list[str], list[int]]]:
+def http_server() -> Iterator[tuple[str, list[str], list[int]]]:
     """An address, what was asked there, and the status that is answered."""
     asked: list[str] = []
     status = [200]
@@ -242,12 +243,12 @@ def server() -> Iterator[tuple[str, list[str], list[int]]]:
 @pytest.mark.parametrize(("status", "level"), [(200, "ok"), (302, "ok"), (405, "ok"), (404, "wrong"), (403, "wrong")])
 def test_a_mirror_on_the_web(
     root: Path,
-    server: tuple[str, list[str], list[int]],
+    http_server: tuple[str, list[str], list[int]],
     status: int,
     level: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    address, asked, answer = server
+    address, asked, answer = http_server
     answer[0] = status
     with_settings(mirror=f"http://me:{SECRET}@{address}/draw ings/?key={SECRET}")(root)
     code, found = look(capsys)
@@ -262,7 +263,7 @@ def test_nobody_there(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         address = f"127.0.0.1:{held.getsockname()[1]}"
         with_settings(mirror=f"http://me:{SECRET}@{address}/a")(root)
         # Not by PREFECT_API_URL, which Prefect reads once in the life of a process.
-        monkeypatch.setattr(run, "configured_server", lambda: f"http://me:{SECRET}@{address}/api")
+        monkeypatch.setattr(server, "configured_server", lambda: f"http://me:{SECRET}@{address}/api")
         code, found = look(capsys)
     assert code == 1
     assert re.search(r"does not answer \(.*refused\)", found["mirror"][1])
@@ -272,12 +273,12 @@ def test_nobody_there(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_a_server_that_is_configured_and_answers(
     root: Path,
-    server: tuple[str, list[str], list[int]],
+    http_server: tuple[str, list[str], list[int]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(run, "configured_server", lambda: f"http://{server[0]}/api")
-    assert look(capsys)[1]["Prefect"] == ("ok", f"the server at http://{server[0]}/api answers")
+    monkeypatch.setattr(server, "configured_server", lambda: f"http://{http_server[0]}/api")
+    assert look(capsys)[1]["Prefect"] == ("ok", f"the server at http://{http_server[0]}/api answers")
 
 
 @pytest.mark.parametrize(
@@ -291,8 +292,8 @@ def test_a_server_that_is_configured_and_answers(
     ],
 )
 def test_no_secret_is_shown(text: str) -> None:
-    assert SECRET not in doctor.without_secrets(text)
-    assert doctor.without_secrets("see https://host/a b, and why?") == "see https://host/a b, and why?"
+    assert SECRET not in hide_secrets(text)
+    assert hide_secrets("see https://host/a b, and why?") == "see https://host/a b, and why?"
 
 
 # --- TensorFlow, asked for in a process of its own ---
@@ -311,7 +312,7 @@ def test_a_tensorflow_that_does_not_work(
     monkeypatch.setattr(doctor, "ask_tensorflow", ASK_TENSORFLOW)
     (tmp_path / "tensorflow.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(doctor, "TENSORFLOW", 1.0 if "sleep" in code else 60.0)
+    monkeypatch.setattr(doctor, "TENSORFLOW_TIMEOUT", 1.0 if "sleep" in code else 60.0)
     code_, found = look(capsys)
     assert code_ == 1
     assert found["TensorFlow"][0] == "wrong" and re.search(TENSORFLOW[code], found["TensorFlow"][1])
@@ -323,19 +324,19 @@ def answer(gpus: list[str], cuda: bool = True, said: str = "") -> "subprocess.Co
 
 
 def test_a_gpu_or_why_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor.tensorflow(answer(["H100"]), "gpu") == (Level.OK, "TensorFlow 2.21 computes on H100", "")
-    none = doctor.tensorflow(answer([], cuda=False), "auto")
+    assert doctor.check_tensorflow(answer(["H100"]), "gpu") == (Level.OK, "TensorFlow 2.21 computes on H100", "")
+    none = doctor.check_tensorflow(answer([], cuda=False), "auto")
     assert none.level is Level.NOTE and "without CUDA" in none.says
-    assert doctor.tensorflow(answer([], cuda=False), "gpu").level is Level.WRONG
+    assert doctor.check_tensorflow(answer([], cuda=False), "gpu").level is Level.WRONG
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: "nvidia" not in str(path) and exists(path))
-    assert "no NVIDIA driver" in doctor.tensorflow(answer([]), "auto").says
+    assert "no NVIDIA driver" in doctor.check_tensorflow(answer([]), "auto").says
     monkeypatch.setattr(Path, "exists", lambda path: "nvidia" in str(path) or exists(path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "[gpu]" in doctor.tensorflow(answer([], said="Cannot dlopen some GPU libraries."), "auto").remedy
-    assert "nvidia-smi" in doctor.tensorflow(answer([]), "auto").remedy
+    assert "[gpu]" in doctor.check_tensorflow(answer([], said="Cannot dlopen some GPU libraries."), "auto").remedy
+    assert "nvidia-smi" in doctor.check_tensorflow(answer([]), "auto").remedy
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert doctor.tensorflow(answer([]), "auto").remedy == "unset CUDA_VISIBLE_DEVICES"
+    assert doctor.check_tensorflow(answer([]), "auto").remedy == "unset CUDA_VISIBLE_DEVICES"
 
 
 @pytest.mark.slow

@@ -12,23 +12,23 @@ from typing import Any
 
 import pytest
 
-from pipeline import run
+from pipeline import server, settings
 from pipeline.__main__ import main
 from stages import params
-from stages.errors import SettingsError
-from tests import stand_in
+from stages.common.errors import SettingsError
+from tests import fake_project
 from tests.settings import FULL, ROOT
 
 
-@pytest.mark.parametrize("name", run.profiles())
+@pytest.mark.parametrize("name", settings.profiles())
 def test_a_profile_changes_settings_to_permitted_values(name: str) -> None:
-    changes = run.profiles()[name]
+    changes = settings.profiles()[name]
     assert changes.keys() <= FULL.keys()
     params.check(FULL | changes, name)
 
 
 def test_the_post_is_the_published_recipe() -> None:
-    post = params.check(FULL | run.profiles()["post"], "")
+    post = params.check(FULL | settings.profiles()["post"], "")
     assert (post.conditioning, post.position, post.ema_decay, post.clip_norm) == ("label", "none", 0, 0)
     assert (post.num_drawings, post.num_resnet, post.num_hierarchies, post.num_filters) == (500_000, 5, 3, 128)
     assert (post.num_logistic_mix, post.dropout_p, post.learning_rate, post.epochs) == (5, 0.5, 0.001, 10)
@@ -52,7 +52,7 @@ def test_the_post_is_the_published_recipe() -> None:
     ],
 )
 def test_a_change_is_read_as_in_params_yaml(text: str, key: str, value: Any) -> None:
-    assert run.override(text) == (key, value)
+    assert settings.parse_override(text) == (key, value)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_change_is_read_as_in_params_yaml(text: str, key: str, value: Any) -> 
 )
 def test_a_change_that_cannot_be_read_is_refused(text: str, said: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        run.override(text)
+        settings.parse_override(text)
     assert str(caught.value).startswith(said.removesuffix(".+"))
 
 
@@ -87,13 +87,13 @@ def test_a_change_that_cannot_be_read_is_refused(text: str, said: str) -> None:
 )
 def test_a_mirror_is_written_from_the_root(typed: str, written: str) -> None:
     root = Path("/home/person/project")
-    assert run.place(typed, root, root) == written
+    assert settings.resolve_source(typed, root, root) == written
 
 
 def test_a_relative_mirror_starts_at_the_persons_folder() -> None:
     root = Path("/home/person/project")
-    assert run.place("drawings", root / "reports", root) == "reports/drawings"
-    assert run.place("../drawings", root / "reports", root) == "./drawings"
+    assert settings.resolve_source("drawings", root / "reports", root) == "reports/drawings"
+    assert settings.resolve_source("../drawings", root / "reports", root) == "./drawings"
 
 
 class Bucket(http.server.BaseHTTPRequestHandler):
@@ -129,7 +129,7 @@ def test_the_bucket_is_taken_where_it_answers(
     bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(params, "BUCKET", f"{bucket}/full")
-    assert run.place("auto", ROOT, ROOT) == f"{bucket}/full"
+    assert settings.resolve_source("auto", ROOT, ROOT) == f"{bucket}/full"
     assert "DOODLES" not in capsys.readouterr().out
 
 
@@ -138,9 +138,9 @@ def test_doodles_that_nobody_asked_for_are_announced(
     path: str, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(params, "BUCKET", path.format(bucket))
-    assert run.place("auto", ROOT, ROOT) == "doodles"
+    assert settings.resolve_source("auto", ROOT, ROOT) == "doodles"
     assert "DOODLES" in capsys.readouterr().out
-    assert run.place("doodles", ROOT, ROOT) == "doodles"
+    assert settings.resolve_source("doodles", ROOT, ROOT) == "doodles"
     assert capsys.readouterr().out == ""
 
 
@@ -158,8 +158,8 @@ def test_a_server_with_a_password_answers(monkeypatch: pytest.MonkeyPatch) -> No
     with served(Guarded) as address:
         for password, answers in (("", False), ("admin:secret", True), ("admin:other", False)):
             monkeypatch.setenv("PREFECT_API_AUTH_STRING", password)
-            assert run.server_answers(f"{address}/api")
-            assert run.server_answers(f"{address}/api", "work_pools/quickdraw") is answers
+            assert server.server_answers(f"{address}/api")
+            assert server.server_answers(f"{address}/api", "work_pools/quickdraw") is answers
 
 
 def test_what_speaks_another_language_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,20 +168,20 @@ def test_what_speaks_another_language_is_no_server(monkeypatch: pytest.MonkeyPat
             self.request.sendall(b"SSH-2.0-OpenSSH\r\n")
 
     monkeypatch.setenv("no_proxy", "*")
-    with socketserver.TCPServer(("127.0.0.1", 0), Other) as server:
-        threading.Thread(target=server.handle_request).start()
-        assert not run.server_answers(f"http://127.0.0.1:{server.server_address[1]}/api")
-    assert not run.server_answers("no address")
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.handle_request).start()
+        assert not server.server_answers(f"http://127.0.0.1:{other.server_address[1]}/api")
+    assert not server.server_answers("no address")
 
 
 def test_params_yaml_keeps_its_comments_and_its_other_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)
-    run.write(path, params.read(path), FULL)
+    settings.update_params_file(path, params.read(path), FULL)
     before = path.read_text(encoding="utf-8")
     mirror = "../my drawings, [all]: #1 'and' \"more\" " + "long " * 40
     changes = {"mirror": mirror, "learning_rate": 2e-5, "prefetch": True, "classes": ["yes", "The Eiffel Tower"]}
-    run.write(path, FULL, FULL | changes)
+    settings.update_params_file(path, FULL, FULL | changes)
 
     after = path.read_text(encoding="utf-8")
     assert params.read(path) == FULL | changes
@@ -191,25 +191,25 @@ def test_params_yaml_keeps_its_comments_and_its_other_lines(tmp_path: Path, caps
     assert "params.yaml: prefetch False -> True" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [path]
 
-    run.write(path, FULL | changes, FULL)
+    settings.update_params_file(path, FULL | changes, FULL)
     assert path.read_text(encoding="utf-8") == before, "and back again, to the byte"
 
 
 def test_a_setting_that_the_committed_file_does_not_have_is_taken_out(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("# An old one.\nold: 1\n\n# Chance.\nseed: 1\n", encoding="utf-8")
-    run.write(path, {"old": 1, "seed": 1}, {"seed": 1})
+    settings.update_params_file(path, {"old": 1, "seed": 1}, {"seed": 1})
     assert params.read(path) == {"seed": 1}
 
 
 def test_params_yaml_is_not_touched_where_nothing_differs(tmp_path: Path) -> None:
-    run.write(tmp_path / "params.yaml", FULL, dict(FULL))
+    settings.update_params_file(tmp_path / "params.yaml", FULL, dict(FULL))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_settings_have_the_same_fingerprint() -> None:
-    assert run.fingerprint(FULL) == run.fingerprint(dict(reversed(FULL.items())))
-    assert run.fingerprint(FULL) != run.fingerprint(FULL | {"seed": 1})
+    assert settings.fingerprint(FULL) == settings.fingerprint(dict(reversed(FULL.items())))
+    assert settings.fingerprint(FULL) != settings.fingerprint(FULL | {"seed": 1})
 
 
 # --- the command ---
@@ -217,7 +217,7 @@ def test_the_same_settings_have_the_same_fingerprint() -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    stand_in.write(tmp_path)
+    fake_project.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -255,7 +255,7 @@ def test_a_setting_that_cannot_be_used_starts_nothing(
 ) -> None:
     assert main(["run", *words]) == 2
     assert capfd.readouterr() == ("", f"error: {said}\n")
-    assert stand_in.git(repository, "status", "--porcelain") == ""
+    assert fake_project.git(repository, "status", "--porcelain") == ""
     assert not (repository / "data").exists()
 
 
@@ -271,7 +271,7 @@ def test_an_unknown_profile_is_refused_with_the_known_ones(capsys: pytest.Captur
         main(["run", "--profile", "quik"])
     assert stopped.value.code == 2
     message = capsys.readouterr().err
-    assert all(name in message for name in run.profiles())
+    assert all(name in message for name in settings.profiles())
 
 
 def test_outside_the_project_the_error_says_so(
@@ -288,7 +288,7 @@ def test_outside_git_the_error_says_what_to_do(
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
     if initialised:
-        stand_in.git(tmp_path, "init", "--quiet")
+        fake_project.git(tmp_path, "init", "--quiet")
     monkeypatch.chdir(tmp_path)
     assert main(["run"]) == 1
     error = capfd.readouterr().err
@@ -310,7 +310,7 @@ def test_without_git_the_error_says_so(
 def test_a_profile_without_a_committed_params_yaml_is_refused(
     repository: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in.git(repository, "rm", "--quiet", "--cached", "params.yaml")
-    stand_in.git(repository, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "away")
+    fake_project.git(repository, "rm", "--quiet", "--cached", "params.yaml")
+    fake_project.git(repository, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "away")
     assert main(["run", "--profile", "quick"]) == 1
     assert capfd.readouterr().err.startswith("error: params.yaml is not in the last commit")

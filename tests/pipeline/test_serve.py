@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tests import stand_in
+from tests import fake_project
 from tests.settings import ROOT
 
 # As much of Prefect's command as is spoken to: a server where it is told to listen, and what ends at once or never.
@@ -29,7 +29,7 @@ elif "worker" in words:
 
 
 def test_the_server_listens_on_loopback_only(tmp_path: Path) -> None:
-    stand_in.write(tmp_path)
+    fake_project.write(tmp_path)
     (tmp_path / "prefect.yaml").write_text((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     (tmp_path / "fake" / "prefect").mkdir(parents=True)
     (tmp_path / "fake" / "prefect" / "__init__.py").touch()

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from stages import report, reviews
+from stages import report
 from stages.params import Params
-from tests import stand_in
+from stages.reporting import blind_review, inputs
+from tests import fake_project
 from tests.settings import write
 from tests.stages import test_report
 
@@ -22,14 +23,14 @@ ANSWERS, OTHER_ANSWERS = Path("reviews/one.json"), Path("reviews/to other questi
 def reported(full_run: Params, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
     """A repository in which the report has been made."""
     root = tmp_path_factory.mktemp("repository")
-    stand_in.write(root)
+    fake_project.write(root)
     settings = full_run.model_copy(
         update={"mirror": "drawings of my own", "classes": test_report.NAMES, "eval_samples_per_class": 8}
     )
     test_report.write_inputs(root, settings, test_report.LABELS, test_report.drawings)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        said = {"questions": report.read(settings).asked_hash, "reviewer": "", "mode": reviews.PAIRS}
+        said = {"questions": inputs.read(settings).asked_hash, "reviewer": "", "mode": blind_review.PAIRS}
         (root / ANSWERS).write_text(json.dumps(said | {"answers": [[0, True]]}))
         (root / OTHER_ANSWERS).write_text(json.dumps(said | {"questions": ""}))
         report.main(settings)
@@ -67,30 +68,30 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 
 CHANGES: dict[str, tuple[Callable[[], object], str]] = {
     "weights": (
-        lambda: report.WEIGHTS.write_bytes(b"others"),
-        f"{report.WEIGHTS}: is another one than the page was made from",
+        lambda: inputs.WEIGHTS.write_bytes(b"others"),
+        f"{inputs.WEIGHTS}: is another one than the page was made from",
     ),
-    "samples gone": (report.SAMPLES.unlink, f"{report.SAMPLES}: is not here"),
+    "samples gone": (inputs.SAMPLES.unlink, f"{inputs.SAMPLES}: is not here"),
     "a byte of a table": (
-        lambda: report.MEASURED.write_bytes(report.MEASURED.read_bytes().replace(b"0.1", b"0.9", 1)),
-        f"{report.MEASURED}: is another one than the page was made from",
+        lambda: inputs.METRICS_TABLE.write_bytes(inputs.METRICS_TABLE.read_bytes().replace(b"0.1", b"0.9", 1)),
+        f"{inputs.METRICS_TABLE}: is another one than the page was made from",
     ),
 }
 
 
 READ = [
-    report.INDEX,
-    report.IMAGES,
-    report.DRAWINGS,
-    report.CONFIG,
-    report.LOSS,
-    report.WEIGHTS,
-    report.SAMPLES,
-    report.JUDGE,
-    report.DRAWN,
-    report.MADE_WITH,
-    report.MEASURED,
-    report.CONFUSION,
+    inputs.INDEX,
+    inputs.IMAGES,
+    inputs.DRAWINGS,
+    inputs.CONFIG,
+    inputs.LOSS,
+    inputs.WEIGHTS,
+    inputs.SAMPLES,
+    inputs.JUDGE,
+    inputs.ARRAYS,
+    inputs.MADE_WITH,
+    inputs.METRICS_TABLE,
+    inputs.CONFUSION,
     ANSWERS,
     OTHER_ANSWERS,
 ]

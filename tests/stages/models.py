@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.model import Class, Model
+from stages.outputs.model import Class, Model
 from stages.pixelcnn import network
 
 CLASSES = (Class(26, "bee"), Class(255, "sea turtle"), Class(323, "tree"))

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import command, files
-from stages.errors import SettingsError, StageError
+from stages import command
+from stages.common import files
+from stages.common.errors import SettingsError, StageError
 from stages.params import Params
 from tests import settings
 
@@ -115,7 +116,7 @@ def test_an_argument_that_is_not_known_is_refused(capfd: pytest.CaptureFixture[s
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_line_with_the_files_name(capfd: pytest.CaptureFixture[str]) -> None:
     def main(_: Params) -> None:
-        with files.output("data/images.npy") as temporary:
+        with files.atomic_file("data/images.npy") as temporary:
             temporary.symlink_to("/dev/full")
             temporary.write_bytes(b"x")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import files
+from stages.common import files
 from stages.params import Params
 from tests.settings import ROOT, write
 

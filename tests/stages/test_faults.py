@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import checkpoints, command, extract, files, params, sample, train
-from tests.disks import fill, tmpfs
+from stages import command, extract, params, sample, train
+from stages.common import checkpoints, files
+from tests.full_disk import fill, tmpfs
 from tests.settings import write
-from tests.stages import tiny
+from tests.stages import tiny_run
 from tests.stages.drawings import make_mirror, noise
-from tests.stages.quickdraw.test_prepared import prepare
+from tests.stages.quickdraw.test_tfds import prepare
 
 pytestmark = pytest.mark.torture
 
@@ -35,7 +36,7 @@ OUTPUTS = {
         "data/evaluate/drawings.safetensors",
         "data/evaluate/made_with.json",
         "reports/metrics.json",
-        "reports/measures.csv",
+        "reports/metrics.csv",
         "reports/classes.csv",
         "reports/confusion.csv",
     ],
@@ -60,7 +61,7 @@ INPUTS = {
         "data/sample/samples.npy",
         "data/evaluate/drawings.safetensors",
         "data/evaluate/made_with.json",
-        "reports/measures.csv",
+        "reports/metrics.csv",
         "reports/confusion.csv",
     ],
 }
@@ -69,14 +70,14 @@ EVERY_INPUT = [(stage, path) for stage, paths in INPUTS.items() for path in path
 
 @pytest.fixture(scope="module")
 def settings(full_run: params.Params) -> params.Params:
-    return tiny.settings(full_run)
+    return tiny_run.settings(full_run)
 
 
 @pytest.fixture(scope="module")
 def whole(settings: params.Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages have run."""
     folder = tmp_path_factory.mktemp("whole")
-    tiny.run(folder, settings)
+    tiny_run.run(folder, settings)
     write(folder, settings.model_dump(mode="json"))
     return folder
 
@@ -110,7 +111,7 @@ def fails(capfd: pytest.CaptureFixture[str]) -> Fails:
             path.write_text(f"the {path} of before")
         before = _readable_hashes()
         capfd.readouterr()
-        code = command.run(tiny.STAGES[stage].main, "", [])
+        code = command.run(tiny_run.STAGES[stage].main, "", [])
         lines = capfd.readouterr().err.splitlines()
         said = [line for line in lines if not re.match(r"[EWI]\d{4} ", line)]  # TensorFlow's own log, now and then
         assert code == 1, why
@@ -133,7 +134,8 @@ def _readable_hashes() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "room"), [(stage, room) for stage in tiny.STAGES for room in (0, 0.5) if (stage, room) != ("evaluate", 0)]
+    ("stage", "room"),
+    [(stage, room) for stage in tiny_run.STAGES for room in (0, 0.5) if (stage, room) != ("evaluate", 0)],
 )
 def test_a_full_disk(
     stage: str, room: float, whole: Path, workspace: Path, fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -167,13 +169,13 @@ def test_a_full_disk_for_checkpoints(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The stage goes on without, says so once, and ends with the same bytes."""
-    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
-    monkeypatch.setattr(checkpoints, "SHARE", 1e9)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", 1e9)
     disk = tmp_path / "cache"
     before = hashes()
     with tmpfs(disk, 1 << 20):
         fill(disk, 0)
-        assert command.run(tiny.STAGES[stage].main, "", []) == 0
+        assert command.run(tiny_run.STAGES[stage].main, "", []) == 0
     said = capfd.readouterr().err
     assert said.count("checkpoint: ") == 1 and "cannot be written (No space left on device): the stage goes on" in said
     assert hashes() == before
@@ -212,7 +214,7 @@ def mode(path: Path, bits: int) -> Iterator[None]:
         path.chmod(before)
 
 
-@pytest.mark.parametrize("stage", tiny.STAGES)
+@pytest.mark.parametrize("stage", tiny_run.STAGES)
 def test_a_folder_that_cannot_be_written_to(stage: str, workspace: Path, fails: Fails) -> None:
     top = Path(OUTPUTS[stage][0]).parts[0]
     with mode(Path(top), 0o555), as_anybody():
@@ -270,16 +272,16 @@ def test_an_index_that_names_a_row_that_is_not_there(
 ) -> None:
     changes: dict[str, Any] = {"prefetch": source == "prefetched"}
     if source in ("a folder", "tfds"):
-        counts = dict.fromkeys(tiny.CLASSES, 100)
+        counts = dict.fromkeys(tiny_run.CLASSES, 100)
         mirror = make_mirror(tmp_path / "mirror", counts)
         changes |= {"mirror": str(mirror), "num_drawings": 200}
     if source == "tfds":
         drawings = {name: noise(name, rows) for name, rows in counts.items()}
-        prepare(tmp_path, drawings, extract.index(counts, 300), [300])
+        prepare(tmp_path, drawings, extract.build_index(counts, 300), [300])
         changes |= {"source": "tfds", "data_dir": str(tmp_path)}
     chosen = settings.model_copy(update=changes)
     write(Path(), chosen.model_dump(mode="json"))
-    assert command.run(tiny.STAGES["extract"].main, "", []) == 0
+    assert command.run(tiny_run.STAGES["extract"].main, "", []) == 0
     path = Path("data/extract/index.parquet")
     index = pd.read_parquet(path)
     column = "position" if source in ("prefetched", "tfds") else "row"
@@ -307,7 +309,7 @@ def exhausted() -> Exception:
     [
         ("train", "stages.pixelcnn.training.Trainer.step", ["batch_size", "num_filters", "num_resnet"]),
         ("sample", "stages.pixelcnn.sampling.sample", ["samples_per_class", "eval_samples_per_class", "guidance"]),
-        ("judge", "stages.drawings.load", ["num_drawings"]),
+        ("judge", "stages.outputs.dataset.load", ["num_drawings"]),
         ("evaluate", "stages.pixelcnn.network.forward", ["eval_samples_per_class", "num_drawings", "num_filters"]),
     ],
 )
@@ -345,9 +347,9 @@ def test_where_a_gpu_has_no_room_the_settings_to_lower_are_named(
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every step, and after every few drawings."""
-    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
-    monkeypatch.setattr(checkpoints, "SHARE", 1e9)
-    monkeypatch.setattr("stages.pixelcnn.sampling.MOST", 4)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", 1e9)
+    monkeypatch.setattr("stages.pixelcnn.sampling.MAX_TILE", 4)
 
 
 def interrupt(stage: ModuleType, chosen: params.Params) -> list[Path]:
@@ -368,7 +370,7 @@ def interrupt(stage: ModuleType, chosen: params.Params) -> list[Path]:
         patch.setattr(checkpoints.Checkpoints, "save", save)
         stage.main(chosen)
     assert saved == [True] * 3
-    return sorted((files.cache() / "checkpoints").rglob("*.safetensors"))
+    return sorted((files.cache_folder() / "checkpoints").rglob("*.safetensors"))
 
 
 @pytest.mark.usefixtures("often")
@@ -383,7 +385,7 @@ def test_each_checkpoint_is_damaged(
 ) -> None:
     """The stage says so, goes on from what is left, and ends with the same."""
     before, kept = hashes(), interrupt(stage, settings)
-    assert len(kept) == checkpoints.KEPT and hashes() == before
+    assert len(kept) == checkpoints.KEEP_LAST and hashes() == before
     for place in damaged:
         content = bytearray(kept[place].read_bytes())
         content[len(content) // 2] ^= 1
@@ -395,7 +397,7 @@ def test_each_checkpoint_is_damaged(
     assert said.count(" is damaged (") == (0 if damaged == [-2] else len(damaged))
     assert (f"{name}: goes on after" in said) == (len(damaged) == 1)
     assert hashes() == before
-    assert not list((files.cache() / "checkpoints").iterdir())
+    assert not list((files.cache_folder() / "checkpoints").iterdir())
 
 
 @pytest.mark.usefixtures("often")

@@ -7,7 +7,7 @@ import pytest
 
 from stages import command, extract
 from stages import filter as stage
-from stages.errors import StageError
+from stages.common.errors import StageError
 from stages.params import Params
 from stages.quickdraw.mirrors import Folder
 from tests.settings import write
@@ -73,12 +73,12 @@ def drawings(*names: str) -> pd.DataFrame:
 )
 def test_every_tenth_of_a_class_is_held_out(share: float, number: int, held: list[int]) -> None:
     table = drawings(*["bee"] * number)
-    assert np.flatnonzero(stage.heldout(table, share)).tolist() == held
+    assert np.flatnonzero(stage.choose_heldout(table, share)).tolist() == held
 
 
 def test_classes_are_held_out_each_for_itself() -> None:
     table = drawings("bee", "tree", "tree", "bee", "tree", "tree", "bee")
-    assert np.flatnonzero(stage.heldout(table, 0.5)).tolist() == [2, 3, 5]
+    assert np.flatnonzero(stage.choose_heldout(table, 0.5)).tolist() == [2, 3, 5]
 
 
 def test_more_drawings_and_more_classes_leave_the_held_out_where_they_were(settings: Params) -> None:

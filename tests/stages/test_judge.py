@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from stages import judge as stage
-from stages.drawings import Drawings
-from stages.errors import StageError
-from stages.model import Class
+from stages.common import classes
+from stages.common.errors import StageError
+from stages.outputs import classifier
+from stages.outputs.dataset import Drawings
+from stages.outputs.model import Class
 from stages.params import Params
 from tests.settings import write
 
@@ -32,21 +34,21 @@ def bars_and_rings(number: int, seed: int) -> Drawings:
 
 
 @pytest.fixture(scope="module")
-def trained() -> stage.Judge:
+def trained() -> classifier.Judge:
     return stage.train(bars_and_rings(200, 0), CLASSES, steps=25, seed=0)
 
 
-def test_it_tells_what_it_has_not_seen(trained: stage.Judge) -> None:
+def test_it_tells_what_it_has_not_seen(trained: classifier.Judge) -> None:
     unseen = bars_and_rings(60, 1)
-    opinions = trained.look(unseen.images)
+    opinions = trained.predict(unseen.images)
     assert opinions.probabilities.shape == (60, 2)
     assert opinions.probabilities.sum(axis=1) == pytest.approx(1)
     assert opinions.features.shape == (60, 128)
-    right = opinions.probabilities.argmax(axis=1) == stage.places(unseen.labels, CLASSES)
+    right = opinions.probabilities.argmax(axis=1) == classes.class_indices(unseen.labels, CLASSES)
     assert right.mean() > 0.9
 
 
-def test_the_same_seed_gives_the_same_judge(trained: stage.Judge) -> None:
+def test_the_same_seed_gives_the_same_judge(trained: classifier.Judge) -> None:
     again = stage.train(bars_and_rings(200, 0), CLASSES, steps=25, seed=0)
     for one, other in zip(trained.network.get_weights(), again.network.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -55,32 +57,32 @@ def test_the_same_seed_gives_the_same_judge(trained: stage.Judge) -> None:
 def test_one_class_is_judged_too() -> None:
     data = bars_and_rings(20, 0)
     alone = stage.train(data.where(data.labels == 7), CLASSES[1:], steps=1, seed=0)
-    assert alone.look(data.images[:3]).probabilities.tolist() == [[1], [1], [1]]
+    assert alone.predict(data.images[:3]).probabilities.tolist() == [[1], [1], [1]]
 
 
-def test_it_comes_back_as_it_was(trained: stage.Judge, tmp_path: Path) -> None:
-    stage.save(trained, tmp_path)
-    back = stage.load(tmp_path)
+def test_it_comes_back_as_it_was(trained: classifier.Judge, tmp_path: Path) -> None:
+    classifier.save(trained, tmp_path)
+    back = classifier.load(tmp_path)
     assert back.classes == CLASSES
     images = bars_and_rings(5, 2).images
-    np.testing.assert_array_equal(back.look(images).features, trained.look(images).features)
+    np.testing.assert_array_equal(back.predict(images).features, trained.predict(images).features)
 
 
-@pytest.mark.parametrize("name", [stage.WEIGHTS, stage.CONFIG])
+@pytest.mark.parametrize("name", [classifier.WEIGHTS, classifier.CONFIG])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"classes": [{"label": 1, "name": "a"}]}'])
-def test_a_judge_that_is_not_one(trained: stage.Judge, tmp_path: Path, name: str, content: bytes | None) -> None:
-    stage.save(trained, tmp_path)
+def test_a_judge_that_is_not_one(trained: classifier.Judge, tmp_path: Path, name: str, content: bytes | None) -> None:
+    classifier.save(trained, tmp_path)
     if content is None:
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(StageError, match="run the stage judge"):
-        stage.load(tmp_path)
+        classifier.load(tmp_path)
 
 
 def test_no_drawing_is_moved_out_of_sight() -> None:
     drawings = bars_and_rings(4, 3).images
-    moved = stage.shift(drawings, np.array([[0, 0], [2, 0], [0, -1], [-2, 2]]))
+    moved = stage.shift_images(drawings, np.array([[0, 0], [2, 0], [0, -1], [-2, 2]]))
     np.testing.assert_array_equal(moved[0], drawings[0])
     np.testing.assert_array_equal(moved[1], np.roll(drawings[1], 2, 0))
     np.testing.assert_array_equal(moved[2], np.roll(drawings[2], -1, 1))
@@ -106,11 +108,11 @@ def test_held_out_drawings_are_not_learnt_from(
     table.to_parquet("data/filter/drawings.parquet")
     given = []
 
-    def train(learnt: Drawings, *others: object) -> stage.Judge:
+    def train(learnt: Drawings, *others: object) -> classifier.Judge:
         given.append(learnt)
-        return stage.Judge(CLASSES)
+        return classifier.Judge(CLASSES)
 
     monkeypatch.setattr(stage, "train", train)
     stage.main(settings)
     np.testing.assert_array_equal(given[0].images, data.images[~heldout])
-    assert sorted(path.name for path in (tmp_path / "data/judge").iterdir()) == [stage.CONFIG, stage.WEIGHTS]
+    assert sorted(path.name for path in (tmp_path / "data/judge").iterdir()) == [classifier.CONFIG, classifier.WEIGHTS]

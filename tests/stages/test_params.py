@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from stages import params
-from stages.errors import SettingsError
+from stages.common.errors import SettingsError
 from stages.params import Params
 from stages.quickdraw.labels import BUCKET
 from tests.settings import FULL, ROOT
@@ -37,7 +37,7 @@ def test_comments_of_params_yaml_are_the_schemas() -> None:
             comment = [line.removeprefix("# ") for line in block[: match.start()].splitlines()]
             found[match[1]] = " ".join(comment)
     wanted = {
-        key: f"{field.description} Permitted: {params.permitted(key)}." for key, field in Params.model_fields.items()
+        key: f"{field.description} Permitted: {params.expected(key)}." for key, field in Params.model_fields.items()
     }
     assert found == wanted
     assert list(found) == list(Params.model_fields), "the order is the schema's"

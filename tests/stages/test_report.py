@@ -22,11 +22,13 @@ import pytest
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file, save_file
 
-from stages import charts, command, pages, reviews
+from stages import command
 from stages import report as stage
-from stages.errors import StageError
-from stages.measures.catalogue import MEASURES
+from stages.common.errors import StageError
+from stages.metrics.catalogue import METRICS
+from stages.outputs.losses import Loss
 from stages.params import Params
+from stages.reporting import blind_review, charts, figures, inputs, page, sheets
 from tests.conftest import opened, refused
 from tests.settings import ROOT, write
 
@@ -41,7 +43,7 @@ NAMES = ("sea turtle", "The Eiffel Tower", ODD)
 LABELS = {"sea turtle": 255, "The Eiffel Tower": 309, ODD: 345}
 
 
-def strokes(number: int, seed: int) -> stage.Images:
+def strokes(number: int, seed: int) -> sheets.Images:
     """Drawings (number, 28, 28, 1): a few strokes each, no two the same."""
     random = np.random.default_rng(seed)
     drawings = np.zeros((number, 28, 28, 1), np.uint8)
@@ -53,7 +55,7 @@ def strokes(number: int, seed: int) -> stage.Images:
     return drawings
 
 
-def drawings(name: str, number: int) -> stage.Images:
+def drawings(name: str, number: int) -> sheets.Images:
     return strokes(number, LABELS[name])
 
 
@@ -61,7 +63,7 @@ def write_inputs(
     folder: Path,
     settings: Params,
     labels: dict[str, int],
-    drawings: Callable[[str, int], stage.Images],
+    drawings: Callable[[str, int], sheets.Images],
     per_class: int = 40,
     losses: Sequence[tuple[int, int, str, float]] | None = None,
 ) -> None:
@@ -106,23 +108,23 @@ def write_inputs(
 def write_measured(folder: Path, known: Sequence[tuple[int, str]], heldout: Any, settings: Params) -> None:
     """What evaluate leaves: the figure of a class is 0.1 above that of the one before."""
     random, number = np.random.default_rng(2), len(known)
-    with (folder / "reports/measures.csv").open("w", encoding="utf-8", newline="") as file:
+    with (folder / "reports/metrics.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["measure", "label", "name", "value", "low", "high", "reference", "better"])
+        writer.writerow(["metric", "label", "name", "value", "low", "high", "reference", "better"])
         for place, (label, name) in enumerate([("", ""), *known]):
-            for measure in MEASURES:
+            for measure in METRICS:
                 value = 1.4 + 0.1 * place if "bits" in measure else 0.1 + 0.1 * place
                 if place == 0 or measure != "frechet_distance":
                     writer.writerow([measure, label, name, value, value - 0.05, value + 0.05, 0.9, "less"])
     with (folder / "reports/confusion.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["asked", "named"])
+        writer.writerow(["requested", "predicted"])
         names = [name for _, name in known]
         writer.writerows([(name, other) for name in names for other in (names[0], name)])
 
     def of(whose: str, drawings: int) -> dict[str, Any]:
         return {
-            f"{whose}_named": random.integers(0, number, (drawings, min(3, number))).astype(np.int32),
+            f"{whose}_predicted": random.integers(0, number, (drawings, min(3, number))).astype(np.int32),
             f"{whose}_probability": np.tile(np.array([0.5, 0.25, 0.125][:number], np.float32), (drawings, 1)),
             f"{whose}_nearest": random.choice(np.flatnonzero(~heldout), drawings).astype(np.int32),
             f"{whose}_distance": random.random(drawings).astype(np.float32),
@@ -156,7 +158,7 @@ def finished(settings: Params, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def inputs(settings: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def input_files(settings: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, holding what the stage reads, for tests that change it."""
     write_inputs(tmp_path, settings, LABELS, drawings)
     monkeypatch.chdir(tmp_path)
@@ -204,9 +206,9 @@ def test_real_drawings_are_the_first_held_out_ones_and_then_those_trained_on() -
         "label": [7, 7, 7, 7, 5, 7],
         "heldout": [True, False, True, False, True, False],
     })  # fmt: skip
-    assert stage.choose_real(table, 7, 2)["position"].tolist() == [4, 9]
-    assert stage.choose_real(table, 7, 4)["position"].tolist() == [4, 9, 1, 6]
-    assert stage.choose_real(table, 7, 8)["position"].tolist() == [4, 9, 1, 6, 8]
+    assert inputs.choose_real(table, 7, 2)["position"].tolist() == [4, 9]
+    assert inputs.choose_real(table, 7, 4)["position"].tolist() == [4, 9, 1, 6]
+    assert inputs.choose_real(table, 7, 8)["position"].tolist() == [4, 9, 1, 6, 8]
 
 
 # --- The sheets ---
@@ -215,7 +217,7 @@ def test_real_drawings_are_the_first_held_out_ones_and_then_those_trained_on() -
 def test_a_sheet_a_class_under_a_name_that_is_safe_everywhere(finished: Path) -> None:
     names = {path.name for path in (finished / "reports/classes").iterdir()}
     assert names == {"255_sea_turtle.png", "309_The_Eiffel_Tower.png", "345__salt___amp__pepper.png"}
-    assert stage.sheet_name(345, HOSTILE) == "345____img_src_x_onerror_alert_1___script_alert_1_.png"
+    assert sheets.sheet_name(345, HOSTILE) == "345____img_src_x_onerror_alert_1___script_alert_1_.png"
 
 
 def test_a_sheet_lays_eight_held_out_drawings_over_eight_samples(finished: Path) -> None:
@@ -235,7 +237,7 @@ def test_a_sheet_lays_eight_held_out_drawings_over_eight_samples(finished: Path)
 @pytest.mark.parametrize(("samples", "shape"), [(1, (560, 280)), (3, (560, 840)), (8, (560, 2240)), (11, (840, 2240))])
 def test_a_sheet_is_as_wide_as_its_samples_up_to_eight(samples: int, shape: tuple[int, int]) -> None:
     white = np.full((samples, 28, 28), 255, np.uint8)
-    pixels = stage.sheet(white[:1], white)
+    pixels = sheets.sheet(white[:1], white)
     assert pixels.shape == shape
     assert pixels.sum() == 255 * 280 * 280 * (1 + samples)
     assert pixels[:280, 280:].sum() == 0, "a class with one real drawing leaves the other places black"
@@ -289,7 +291,7 @@ def test_a_drawing_says_what_was_found_of_it(finished: Path) -> None:
     place = 2 * 12 + 7
     assert np.array_equal(picture(last["data-nearest"]), images[arrays["generated_nearest"][place]])
     assert last["data-distance"] == f"{arrays['generated_distance'][place]:.2f}"
-    named = [NAMES[i] for i in arrays["generated_named"][place]]
+    named = [NAMES[i] for i in arrays["generated_predicted"][place]]
     assert last["data-judge"] == f"{named[0]} 50%, {named[1]} 25%, {named[2]} 12%"
     assert "data-bits" not in last
     assert float(tiles[0]["data-bits"]) in arrays["heldout_bits_per_dim"].round(3)
@@ -298,7 +300,7 @@ def test_a_drawing_says_what_was_found_of_it(finished: Path) -> None:
 def test_the_page_has_every_measure_with_its_interval_and_reference(finished: Path) -> None:
     text = " ".join(Elements(html(finished)).text.split())
     assert "Fréchet distance How far apart real and generated lie in the judge's features. 0.100 0.050 to 0.150" in text
-    for measure in MEASURES.values():
+    for measure in METRICS.values():
         assert text.count(f"{measure.title} {measure.meaning}") == 1 + 3 * (measure.title != "Fréchet distance")
     assert "names the class asked for on 10% (5.0% to 15%) of the generated ones" in text
     assert "device CPU, numpy 2.0" in text
@@ -306,7 +308,7 @@ def test_the_page_has_every_measure_with_its_interval_and_reference(finished: Pa
 
 def test_a_drawing_in_progress_is_a_part_of_the_finished_one() -> None:
     [drawing] = strokes(1, 0)[..., 0]
-    frames = stage.frames(drawing)
+    frames = page.frames(drawing)
     drawn = [frame[..., 1] == 255 for frame in frames]
     assert [int(part.sum()) for part in drawn] == [98 * number for number in range(1, 9)]
     for frame, part in zip(frames, drawn, strict=True):
@@ -315,14 +317,14 @@ def test_a_drawing_in_progress_is_a_part_of_the_finished_one() -> None:
 
 
 def test_what_is_better_than_perfect_is_sorted_as_perfect() -> None:
-    def cost(measure: str, value: float, reference: float = 0) -> float:
-        return stage.best_first(stage.Figure(value, np.nan, np.nan, reference), measure)
+    def cost(metric: str, value: float, reference: float = 0) -> float:
+        return figures.sort_key(figures.Figure(value, np.nan, np.nan, reference), metric)
 
-    assert cost("told_apart", 0.43) == cost("told_apart", 0.5) < cost("told_apart", 0.6)
-    assert cost("kernel_distance", -0.02) == cost("kernel_distance", 0) < cost("kernel_distance", 0.1)
-    assert cost("fidelity", 0.9) < cost("fidelity", 0.2) < cost("fidelity", np.nan)
+    assert cost("c2st_accuracy", 0.43) == cost("c2st_accuracy", 0.5) < cost("c2st_accuracy", 0.6)
+    assert cost("mmd", -0.02) == cost("mmd", 0) < cost("mmd", 0.1)
+    assert cost("class_accuracy", 0.9) < cost("class_accuracy", 0.2) < cost("class_accuracy", np.nan)
     assert cost("ink", 0.2, 0.25) < cost("ink", 0.35, 0.25)
-    assert pages.PERFECT.keys() <= MEASURES.keys()
+    assert figures.PERFECT.keys() <= METRICS.keys()
 
 
 def test_the_page_names_its_files_and_settings_for_a_program(finished: Path, settings: Params) -> None:
@@ -364,10 +366,10 @@ def test_a_hostile_name_is_text(hostile: Path) -> None:
     assert "x" not in page.all("src")
 
 
-def test_a_run_on_stand_ins_says_so_across_the_top(finished: Path, inputs: Path, settings: Params) -> None:
+def test_a_run_on_stand_ins_says_so_across_the_top(finished: Path, input_files: Path, settings: Params) -> None:
     assert "stand-in" not in html(finished).partition("</style>")[2].partition("</header>")[0].lower()
     stage.main(settings.model_copy(update={"mirror": "doodles"}))
-    page = Elements(html(inputs))
+    page = Elements(html(input_files))
     assert "A run on stand-in drawings" in page.text.partition("Drawings")[0]
     assert not [label for label in page.all("aria-label") if "real " in label]
 
@@ -394,39 +396,39 @@ def test_of_very_many_samples_the_page_shows_the_first(settings: Params, tmp_pat
     assert "first 64 of 70" in page.text
 
 
-def test_a_second_run_replaces_the_sheets_of_the_first(inputs: Path, settings: Params) -> None:
-    (inputs / "reports/classes").mkdir()
-    (inputs / "reports/classes/0_gone.png").write_bytes(b"")
+def test_a_second_run_replaces_the_sheets_of_the_first(input_files: Path, settings: Params) -> None:
+    (input_files / "reports/classes").mkdir()
+    (input_files / "reports/classes/0_gone.png").write_bytes(b"")
     stage.main(settings)
-    assert len(list((inputs / "reports/classes").iterdir())) == 3
-    assert stage.MEASURED.exists()
+    assert len(list((input_files / "reports/classes").iterdir())) == 3
+    assert inputs.METRICS_TABLE.exists()
 
 
-def test_a_run_too_small_to_be_measured_has_a_page(inputs: Path, settings: Params) -> None:
+def test_a_run_too_small_to_be_measured_has_a_page(input_files: Path, settings: Params) -> None:
     """One drawing of each class leaves most measures open."""
-    with stage.MEASURED.open("w", encoding="utf-8") as file:
-        file.write("measure,label,name,value,low,high,reference,better\n")
+    with inputs.METRICS_TABLE.open("w", encoding="utf-8") as file:
+        file.write("metric,label,name,value,low,high,reference,better\n")
         for label in ("", *LABELS.values()):
             file.write(f"heldout_bits_per_dim,{label},,2,,,,less\n")
-            file.write(f"kernel_distance,{label},,,,,,less\n")
+            file.write(f"mmd,{label},,,,,,less\n")
     stage.main(settings)
-    assert "2.000 bits per dimension" in " ".join(Elements(html(inputs)).text.split())
+    assert "2.000 bits per dimension" in " ".join(Elements(html(input_files)).text.split())
 
 
-def test_copies_are_held_against_what_the_held_out_drawings_reach(inputs: Path, settings: Params) -> None:
+def test_copies_are_held_against_what_the_held_out_drawings_reach(input_files: Path, settings: Params) -> None:
     """Drawings that repeat lie as near to one another as copies do: then more than 1% of the held-out ones do, too."""
-    lines = stage.MEASURED.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = inputs.METRICS_TABLE.read_text(encoding="utf-8").splitlines(keepends=True)
     for low, reference, said in (
         (0.05, 0.01, "may be copies"),
         (0.05, 0.04, "no sign of copying"),
         (0.05, "", "may be copies"),
         (0.015, 0.001, "no sign of copying"),
     ):
-        of_all = f"copies,,,0.06,{low},0.07,{reference},alike\n"
-        changed = (of_all if line.startswith("copies,,,") else line for line in lines)
-        stage.MEASURED.write_text("".join(changed), encoding="utf-8")
+        of_all = f"memorised,,,0.06,{low},0.07,{reference},alike\n"
+        changed = (of_all if line.startswith("memorised,,,") else line for line in lines)
+        inputs.METRICS_TABLE.write_text("".join(changed), encoding="utf-8")
         stage.main(settings)
-        assert said in html(inputs), (low, reference)
+        assert said in html(input_files), (low, reference)
 
 
 def test_twenty_classes_of_eight_drawings_make_a_small_page(
@@ -446,14 +448,14 @@ def test_twenty_classes_of_eight_drawings_make_a_small_page(
 # --- The reviews ---
 
 
-def asked(name: str = "bee", ink: int = 0, left: bool = True) -> stage.Asked:
+def asked(name: str = "bee", ink: int = 0, left: bool = True) -> inputs.ReviewPair:
     drawings = np.full((2, 28, 28), ink, np.uint8)
-    return stage.Asked(reviews.Question(0, 1, 2, left, False), name, *drawings)
+    return inputs.ReviewPair(blind_review.Question(0, 1, 2, left, False), name, *drawings)
 
 
 def test_a_review_is_known_by_its_questions_and_what_they_show() -> None:
-    known = stage.hash_of_asked("ab", [asked(), asked()])
-    assert known == stage.hash_of_asked("ab", [asked(), asked()])
+    known = inputs.review_hash("ab", [asked(), asked()])
+    assert known == inputs.review_hash("ab", [asked(), asked()])
     others = [
         ("cd", [asked(), asked()]),
         ("ab", [asked()]),
@@ -461,26 +463,26 @@ def test_a_review_is_known_by_its_questions_and_what_they_show() -> None:
         ("ab", [asked(), asked(name="cat")]),
         ("ab", [asked(), asked(ink=1)]),
     ]
-    assert known not in [stage.hash_of_asked(*other) for other in others]
+    assert known not in [inputs.review_hash(*other) for other in others]
 
 
 @pytest.mark.parametrize("change", ["samples_per_class", "seed", "held-out drawings"])
 def test_answers_to_other_questions_are_not_scored(
-    change: str, inputs: Path, settings: Params, monkeypatch: pytest.MonkeyPatch
+    change: str, input_files: Path, settings: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The samples are the same to the byte."""
-    (inputs / "reviews").mkdir()
-    known = stage.read(settings).asked_hash
-    saved = {"questions": known, "mode": reviews.PAIRS, "reviewer": "", "answers": [[0, True]]}
-    (inputs / "reviews/one.json").write_text(json.dumps(saved))
-    report = stage.read(settings)
+    (input_files / "reviews").mkdir()
+    known = inputs.read(settings).asked_hash
+    saved = {"questions": known, "mode": blind_review.PAIRS, "reviewer": "", "answers": [[0, True]]}
+    (input_files / "reviews/one.json").write_text(json.dumps(saved))
+    report = inputs.read(settings)
     assert (len(report.reviews), report.other_reviews) == (1, 0)
     if change == "held-out drawings":
-        images = np.load(stage.IMAGES)
-        np.save(stage.IMAGES, np.roll(images, 1, axis=1))
+        images = np.load(inputs.IMAGES)
+        np.save(inputs.IMAGES, np.roll(images, 1, axis=1))
     else:
         settings = settings.model_copy(update={change: 7})
-    report = stage.read(settings)
+    report = inputs.read(settings)
     assert (report.reviews, report.other_reviews) == ([], 1)
 
 
@@ -497,7 +499,7 @@ def test_answers_to_other_questions_are_not_scored(
     ],
 )
 def test_any_loss_can_be_drawn(losses: list[tuple[int, int, str, float]]) -> None:
-    curve = ElementTree.fromstring(charts.loss_curve([charts.Loss(*row) for row in losses]))
+    curve = ElementTree.fromstring(charts.loss_curve([Loss(*row) for row in losses]))
     lines = {element.get("id"): element.find("path") for element in curve.iter() if element.get("id")}
     assert lines["loss-train-line"] is None or "NaN" not in lines["loss-train-line"].get("d", "")
     assert not [element for element in curve.iter() if "style" in element.attrib]
@@ -508,23 +510,23 @@ def test_any_loss_can_be_drawn(losses: list[tuple[int, int, str, float]]) -> Non
 # --- The same inputs, the same bytes ---
 
 
-def test_another_folder_and_another_process_make_the_same_bytes(finished: Path, inputs: Path) -> None:
+def test_another_folder_and_another_process_make_the_same_bytes(finished: Path, input_files: Path) -> None:
     """Another hash seed, time zone and taste in plots too; and no TensorFlow, DVC or Prefect on the way."""
-    (inputs / "matplotlibrc").write_text("lines.linewidth: 9\nfont.size: 30\nsvg.fonttype: path\n")
+    (input_files / "matplotlibrc").write_text("lines.linewidth: 9\nfont.size: 30\nsvg.fonttype: path\n")
     unwanted = "{'tensorflow', 'tensorflow_datasets', 'dvc', 'prefect'}"
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from stages import command, report\n"
         "assert command.run(report.main, '', []) == 0\n"
         f"print({unwanted} & {{name.partition('.')[0] for name in sys.modules}})"
     )
-    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "MATPLOTLIBRC": str(inputs)}
+    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "MATPLOTLIBRC": str(input_files)}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("set()\n", "")
-    written = [path.relative_to(inputs) for path in sorted((inputs / "reports").rglob("*")) if path.is_file()]
+    written = [path.relative_to(input_files) for path in sorted((input_files / "reports").rglob("*")) if path.is_file()]
     assert Path("reports/index.html") in written
     for path in written:
-        assert (inputs / path).read_bytes() == (finished / path).read_bytes(), path
-    assert str(inputs) not in html(inputs)
+        assert (input_files / path).read_bytes() == (finished / path).read_bytes(), path
+    assert str(input_files) not in html(input_files)
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -549,18 +551,18 @@ def archive(path: Path) -> None:
 
 
 INPUTS = {
-    stage.INDEX: "extract",
-    stage.IMAGES: "filter",
-    stage.DRAWINGS: "filter",
-    stage.CONFIG: "train",
-    stage.LOSS: "train",
-    stage.WEIGHTS: "train",
-    stage.SAMPLES: "sample",
-    stage.JUDGE: "judge",
-    stage.DRAWN: "evaluate",
-    stage.MADE_WITH: "evaluate",
-    stage.MEASURED: "evaluate",
-    stage.CONFUSION: "evaluate",
+    inputs.INDEX: "extract",
+    inputs.IMAGES: "filter",
+    inputs.DRAWINGS: "filter",
+    inputs.CONFIG: "train",
+    inputs.LOSS: "train",
+    inputs.WEIGHTS: "train",
+    inputs.SAMPLES: "sample",
+    inputs.JUDGE: "judge",
+    inputs.ARRAYS: "evaluate",
+    inputs.MADE_WITH: "evaluate",
+    inputs.METRICS_TABLE: "evaluate",
+    inputs.CONFUSION: "evaluate",
 }
 
 
@@ -577,93 +579,95 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(("path", "writer"), INPUTS.items(), ids=str)
-def test_an_input_that_is_not_there(path: Path, writer: str, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_input_that_is_not_there(
+    path: Path, writer: str, input_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path.unlink()
     assert said(capsys) == f"{path} is not there: run the stage {writer} first"
 
 
-OTHER_CLASSES = "measure,label,name,value,low,high,reference,better\nheldout_bits_per_dim,{},{},2,1,3,,less\n"
+OTHER_CLASSES = "metric,label,name,value,low,high,reference,better\nheldout_bits_per_dim,{},{},2,1,3,,less\n"
 WRONG: dict[str, tuple[Path, Callable[[Path], object], str]] = {
-    "truncated samples": (stage.SAMPLES, truncate, "cannot be used ("),
-    "truncated images": (stage.IMAGES, truncate, "cannot be used ("),
-    "truncated table": (stage.DRAWINGS, truncate, "cannot be used ("),
-    "truncated config": (stage.CONFIG, truncate, "cannot be used ("),
-    "empty samples": (stage.SAMPLES, lambda path: path.write_bytes(b""), "cannot be used ("),
-    "pickled samples": (stage.SAMPLES, lambda path: np.save(path, np.array([{}], object)), "cannot be used ("),
+    "truncated samples": (inputs.SAMPLES, truncate, "cannot be used ("),
+    "truncated images": (inputs.IMAGES, truncate, "cannot be used ("),
+    "truncated table": (inputs.DRAWINGS, truncate, "cannot be used ("),
+    "truncated config": (inputs.CONFIG, truncate, "cannot be used ("),
+    "empty samples": (inputs.SAMPLES, lambda path: path.write_bytes(b""), "cannot be used ("),
+    "pickled samples": (inputs.SAMPLES, lambda path: np.save(path, np.array([{}], object)), "cannot be used ("),
     "an archive": (
-        stage.SAMPLES,
+        inputs.SAMPLES,
         archive,
         "cannot be used (the magic string is not correct",
     ),
     "samples of floats": (
-        stage.SAMPLES,
+        inputs.SAMPLES,
         lambda path: np.save(path, np.zeros((3, 8, 28, 28, 1))),
         "cannot be used (it holds float64 of shape (3, 8, 28, 28, 1), and not uint8, row after row)",
     ),
     "samples of two classes": (
-        stage.SAMPLES,
+        inputs.SAMPLES,
         lambda path: np.save(path, strokes(16, 0).reshape(2, 8, 28, 28, 1)),
         "has the shape (2, 8, 28, 28, 1) and not (3, 12, 28, 28, 1)",
     ),
     "four samples a class": (
-        stage.SAMPLES,
+        inputs.SAMPLES,
         lambda path: np.save(path, strokes(12, 0).reshape(3, 4, 28, 28, 1)),
         "has the shape (3, 4, 28, 28, 1) and not (3, 12, 28, 28, 1)",
     ),
-    "an image short": (stage.IMAGES, lambda path: np.save(path, strokes(119, 0)), "does not hold the 120 of"),
+    "an image short": (inputs.IMAGES, lambda path: np.save(path, strokes(119, 0)), "does not hold the 120 of"),
     "a table without labels": (
-        stage.DRAWINGS,
+        inputs.DRAWINGS,
         lambda path: pd.DataFrame({"position": [1]}).to_parquet(path),
         "cannot be used (",
     ),
     "a model of other classes": (
-        stage.CONFIG,
+        inputs.CONFIG,
         lambda path: path.write_text('{"classes": [{"label": 26, "name": "bee"}]}'),
         "is of a model for other classes",
     ),
     "a model of no classes": (
-        stage.CONFIG,
+        inputs.CONFIG,
         lambda path: path.write_text("{}"),
         "cannot be used (it has no 'classes')",
     ),
     "a measure that is no number": (
-        stage.MEASURED,
+        inputs.METRICS_TABLE,
         lambda path: path.write_text(OTHER_CLASSES.format("", "").replace(",2,", ",two,")),
         "cannot be used (could not convert",
     ),
     "measures of other classes": (
-        stage.MEASURED,
+        inputs.METRICS_TABLE,
         lambda path: path.write_text(path.read_text() + OTHER_CLASSES.format(26, "bee").partition("\n")[2]),
         "is about other classes than data/train/config.json",
     ),
     "names that no class has": (
-        stage.CONFUSION,
+        inputs.CONFUSION,
         lambda path: path.write_text("asked,named\nbee,bee\n"),
         "cannot be used ('bee' is not in list)",
     ),
-    "measured drawings cut short": (stage.DRAWN, truncate, "cannot be used ("),
+    "measured drawings cut short": (inputs.ARRAYS, truncate, "cannot be used ("),
     "measured drawings of another run": (
-        stage.DRAWN,
+        inputs.ARRAYS,
         lambda path: save_file({**load_file(path), "generated_nearest": np.zeros(3, np.int32)}, path),
         "cannot be used (it is about other drawings than data/sample/samples.npy)",
     ),
     "other drawings held out": (
-        stage.DRAWN,
+        inputs.ARRAYS,
         lambda path: save_file({**load_file(path), "heldout_rows": np.zeros(30, np.int32)}, path),
         "is about other drawings than data/filter/drawings.parquet",
     ),
-    "a list of what it was made with": (stage.MADE_WITH, lambda path: path.write_text("[]"), "cannot be used ("),
+    "a list of what it was made with": (inputs.MADE_WITH, lambda path: path.write_text("[]"), "cannot be used ("),
     "a loss without a column": (
-        stage.LOSS,
+        inputs.LOSS,
         lambda path: path.write_text("step,split,bits_per_dim\n1,train,2.0\n"),
         "cannot be used (it has no 'drawings')",
     ),
-    "a loss that is no text": (stage.LOSS, lambda path: path.write_bytes(b"\xff\xfe"), "cannot be used ("),
+    "a loss that is no text": (inputs.LOSS, lambda path: path.write_bytes(b"\xff\xfe"), "cannot be used ("),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_an_input_that_is_wrong(wrong: str, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_input_that_is_wrong(wrong: str, input_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, breaks, problem = WRONG[wrong]
     breaks(path)
     line = said(capsys)
@@ -671,7 +675,7 @@ def test_an_input_that_is_wrong(wrong: str, inputs: Path, capsys: pytest.Capture
     assert line.endswith(f": run the stage {INPUTS[path]} again")
 
 
-def test_a_class_without_drawings_is_an_error(inputs: Path, settings: Params) -> None:
+def test_a_class_without_drawings_is_an_error(input_files: Path, settings: Params) -> None:
     table = pd.read_parquet("data/filter/drawings.parquet")
     table.assign(label=np.where(table["label"] == 309, 255, table["label"])).to_parquet("data/filter/drawings.parquet")
     with pytest.raises(StageError, match=r"drawings\.parquet holds no drawing of 'The Eiffel Tower'"):
@@ -715,9 +719,9 @@ CONTRASTS = """
 
 
 @pytest.mark.browser
-def test_everything_is_legible_in_both_schemes(browser: Browser, inputs: Path, settings: Params) -> None:
+def test_everything_is_legible_in_both_schemes(browser: Browser, input_files: Path, settings: Params) -> None:
     stage.main(settings.model_copy(update={"mirror": "doodles"}))  # the page that has everything, its banner too
-    with opened(browser, inputs / "reports/index.html") as page:
+    with opened(browser, input_files / "reports/index.html") as page:
         for summary in page.locator("summary").all():
             summary.click()
         schemes: list[tuple[Literal["light", "dark"], str]]
@@ -785,10 +789,10 @@ def test_sorting(browser: Browser, finished: Path) -> None:
     with opened(browser, finished / "reports/index.html") as page:
         assert headings(page) == list(NAMES)
         sort = page.get_by_label("Sort by")
-        sort.select_option("fidelity")  # more is better
+        sort.select_option("class_accuracy")  # more is better
         assert headings(page) == list(NAMES)[::-1]
         assert page.locator(".contents a").all_text_contents() == list(NAMES)[::-1]
-        assert page.get_by_text("Sorted by Class fidelity, best first.").is_visible()
+        assert page.get_by_text("Sorted by Class accuracy, best first.").is_visible()
         sort.select_option("heldout_bits_per_dim")  # less is better
         assert headings(page) == list(NAMES)
         sort.select_option("name")
@@ -861,21 +865,21 @@ def start_review(page: Page) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("mode", [reviews.PAIRS, reviews.SINGLES])
-def test_a_whole_blind_review_by_keyboard(browser: Browser, inputs: Path, settings: Params, mode: str) -> None:
+@pytest.mark.parametrize("mode", [blind_review.PAIRS, blind_review.SINGLES])
+def test_a_whole_blind_review_by_keyboard(browser: Browser, input_files: Path, settings: Params, mode: str) -> None:
     stage.main(settings)
-    questions = reviews.questions([10, 10, 10], [12, 12, 12], 8, settings.seed)
+    questions = blind_review.questions([10, 10, 10], [12, 12, 12], 8, settings.seed)
     assert len(questions) == 30
-    truth = [question.left if mode == reviews.PAIRS else question.single for question in questions]
-    with opened(browser, inputs / "reports/index.html") as page:
-        page.get_by_role("radio", name="pairs" if mode == reviews.PAIRS else "single").check()
+    truth = [question.left if mode == blind_review.PAIRS else question.single for question in questions]
+    with opened(browser, input_files / "reports/index.html") as page:
+        page.get_by_role("radio", name="pairs" if mode == blind_review.PAIRS else "single").check()
         page.get_by_label("Your name").fill("<b>A Person</b>")
         page.keyboard.press("Enter")
         asks, shown = page.locator("#review-asks"), page.locator("#review-left")
-        samples = np.load(inputs / "data/sample/samples.npy")[..., 0]
+        samples = np.load(input_files / "data/sample/samples.npy")[..., 0]
         for number, (question, generated) in enumerate(zip(questions, truth, strict=True)):
             expect(asks).to_contain_text(f"Question {number + 1} of 30, {NAMES[question.place]}: ")
-            expect(page.locator("#review-right")).to_be_visible(visible=mode == reviews.PAIRS)
+            expect(page.locator("#review-right")).to_be_visible(visible=mode == blind_review.PAIRS)
             first = picture(shown.get_attribute("src") or "")
             assert np.array_equal(first, samples[question.place, question.generated]) == generated
             if number == 3:  # a slip, taken back
@@ -894,17 +898,17 @@ def test_a_whole_blind_review_by_keyboard(browser: Browser, inputs: Path, settin
         with page.expect_download() as download:
             page.get_by_role("button", name="Save the answers").press("Enter")
         assert download.value.suggested_filename.endswith(f"-{mode}-b-a-person-b.json")
-        (inputs / "reviews").mkdir()
-        download.value.save_as(inputs / "reviews" / download.value.suggested_filename)
+        (input_files / "reviews").mkdir()
+        download.value.save_as(input_files / "reviews" / download.value.suggested_filename)
 
     stage.main(settings)
-    text = " ".join(Elements(html(inputs)).text.split())
+    text = " ".join(Elements(html(input_files)).text.split())
     assert "<b>A Person</b>" in text
     assert "20 of 30, 67% 49% to 81%, which holds chance" in text
     assert "reviews with other questions" not in text.lower()
     # Other samples or other settings ask other questions, of which these answers say nothing.
     stage.main(settings.model_copy(update={"samples_per_class": 7}))
-    text = " ".join(Elements(html(inputs)).text.split())
+    text = " ".join(Elements(html(input_files)).text.split())
     assert "No review with these questions has been counted yet." in text
     assert "Reviews with other questions, which are not counted here: 1." in text
 
@@ -987,15 +991,15 @@ def test_the_saved_file_is_there_as_long_as_it_takes(browser: Browser, finished:
 
 
 @pytest.mark.browser
-def test_what_is_printed(browser: Browser, inputs: Path, settings: Params) -> None:
+def test_what_is_printed(browser: Browser, input_files: Path, settings: Params) -> None:
     """All that says something, the reviews too; nothing that wants a click or a script."""
     stage.main(settings)
-    asked = json.loads(html(inputs).partition('id="blind">')[2].partition("</script>")[0])["hash"]
-    review = {"questions": asked, "mode": reviews.PAIRS, "reviewer": "A Person", "answers": [[0, True]]}
-    (inputs / "reviews").mkdir()
-    (inputs / "reviews/one.json").write_text(json.dumps(review))
+    asked = json.loads(html(input_files).partition('id="blind">')[2].partition("</script>")[0])["hash"]
+    review = {"questions": asked, "mode": blind_review.PAIRS, "reviewer": "A Person", "answers": [[0, True]]}
+    (input_files / "reviews").mkdir()
+    (input_files / "reviews/one.json").write_text(json.dumps(review))
     stage.main(settings)
-    with opened(browser, inputs / "reports/index.html") as page:
+    with opened(browser, input_files / "reports/index.html") as page:
         page.emulate_media(media="print")
         expect(page.get_by_role("row", name="A Person")).to_be_visible()
         for heading in page.locator("h2:not(dialog h2)").all():

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import files, params
+from stages import params
+from stages.common import files
 from tests.settings import ROOT, write
 
 pytestmark = pytest.mark.torture
@@ -93,7 +94,7 @@ class Runs:
     def forget(self, stage: str) -> None:
         """Delete what the stage wrote, as DVC does before it runs a stage again."""
         of_reports = {
-            "evaluate": ("metrics.json", "measures.csv", "classes.csv", "confusion.csv"),
+            "evaluate": ("metrics.json", "metrics.csv", "classes.csv", "confusion.csv"),
             "report": ("index.html", "classes"),
         }
         for path in [Path("data", stage), *(Path("reports", name) for name in of_reports.get(stage, ()))]:

@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import evaluate, extract, files, filter, judge, params, report, sample
-from tests.stages import tiny
+from stages import evaluate, extract, filter, judge, params, report, sample
+from stages.common import files
+from tests.stages import tiny_run
 
-CLASSES = tiny.CLASSES
+CLASSES = tiny_run.CLASSES
 
 
 @pytest.fixture(scope="module")
 def settings(full_run: params.Params) -> params.Params:
-    return tiny.settings(full_run)
+    return tiny_run.settings(full_run)
 
 
 @pytest.fixture(scope="module")
 def workspace(settings: params.Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("workspace")
-    tiny.run(folder, settings)
+    tiny_run.run(folder, settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
@@ -48,7 +49,7 @@ def test_each_stage_leaves_its_files(workspace: Path) -> None:
         "reports/classes/309_The_Eiffel_Tower.png",
         "reports/confusion.csv",
         "reports/index.html",
-        "reports/measures.csv",
+        "reports/metrics.csv",
         "reports/metrics.json",
     }
 

@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages import checkpoints, model, train
-from stages.checkpoints import Checkpoint, Checkpoints
-from stages.drawings import Drawings
-from stages.errors import StageError
+from stages import train
+from stages.common import checkpoints
+from stages.common.checkpoints import Checkpoint, Checkpoints
+from stages.common.errors import StageError
+from stages.outputs import losses, model
+from stages.outputs.dataset import Drawings
 from stages.params import Params
 from stages.pixelcnn.network import Config
-from stages.pixelcnn.training import Recipe, Trainer
+from stages.pixelcnn.training import OptimizerConfig, Trainer
 from stages.quickdraw.labels import labels as quickdraw_labels
 
 CONFIG = Config((4, 4, 1), (2,), 1, 2, 4, 2, dropout_p=0.25, position="ones")
@@ -31,20 +33,20 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 
 def fit(
     steps: int, seed: int = 0, learning_rate: float = 0.02, kept: Checkpoints | None = None, **recipe: float
-) -> tuple[Trainer, list[train.Loss]]:
+) -> tuple[Trainer, list[losses.Loss]]:
     data = striped(40)
     training = data.where(~data.heldout)
-    order = train.Order(len(training.labels), 8, steps * 8 // len(training.labels), seed)
+    order = train.BatchOrder(len(training.labels), 8, steps * 8 // len(training.labels), seed)
     trainer = Trainer(
         CONFIG,
-        Recipe(order.steps, learning_rate, seed=seed, **recipe),
+        OptimizerConfig(order.steps, learning_rate, seed=seed, **recipe),
         train.initial_weights(CONFIG, seed, training.images, one_hot(training.labels)),
     )
     return trainer, train.fit(trainer, order, data, one_hot, kept)
 
 
 def test_an_epoch_takes_every_drawing_once() -> None:
-    order = train.Order(number=10, batch_size=4, epochs=2, seed=0)
+    order = train.BatchOrder(number=10, batch_size=4, epochs=2, seed=0)
     assert order.steps == 5
     taken = np.concatenate([order.batch(step) for step in range(order.steps)])
     assert sorted(taken[:10]) == sorted(taken[10:]) == list(range(10))
@@ -52,12 +54,12 @@ def test_an_epoch_takes_every_drawing_once() -> None:
 
 
 def test_training_ends_at_the_limit_of_steps() -> None:
-    steps = [train.Order(10, 4, epochs, seed=0, max_steps=3).steps for epochs in (1, 2)]
+    steps = [train.BatchOrder(10, 4, epochs, seed=0, max_steps=3).steps for epochs in (1, 2)]
     assert steps == [2, 3]
 
 
 def test_the_order_is_that_of_the_seed() -> None:
-    first, again, other = (train.Order(50, 7, 3, seed) for seed in (0, 0, 1))
+    first, again, other = (train.BatchOrder(50, 7, 3, seed) for seed in (0, 0, 1))
     assert first.batch(9).tolist() == again.batch(9).tolist() != other.batch(9).tolist()
 
 
@@ -84,8 +86,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_helps() -> None:
 
 def test_a_loss_that_is_not_finite_names_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
-    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
-    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
     kept, step = Checkpoints("run"), Trainer.step
 
     def diverge(trainer: Trainer, number: int, images: Any, condition: Any) -> object:
@@ -96,7 +98,7 @@ def test_a_loss_that_is_not_finite_names_the_last_checkpoint(tmp_path: Path, mon
 
     monkeypatch.setattr(Trainer, "step", diverge)
     training = np.flatnonzero(~striped(40).heldout)
-    taken = " ".join(map(str, training[train.Order(32, 8, 2, 0).batch(5)]))
+    taken = " ".join(map(str, training[train.BatchOrder(32, 8, 2, 0).batch(5)]))
     with pytest.raises(StageError, match=r"^training: the loss of step 6 of 8 is (nan|inf)") as caught:
         fit(steps=8, kept=kept)
     assert f" {taken} of data/filter/drawings.parquet;" in str(caught.value), "all of the batch, within one step"
@@ -107,8 +109,8 @@ def test_a_loss_that_is_not_finite_names_the_last_checkpoint(tmp_path: Path, mon
 
 def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
-    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
-    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
     kept, step = Checkpoints("run"), Trainer.step
 
     def diverge(trainer: Trainer, number: int, images: Any, condition: Any) -> object:
@@ -139,15 +141,15 @@ def test_many_logistics_and_raw_labels_stay_finite(clip_norm: float, full_run: P
         np.concatenate(images), np.array(labels, np.int16), np.array(labels, object), np.arange(len(labels)) % 10 == 0
     )
     training = data.where(~data.heldout)
-    order = train.Order(len(training.labels), settings.batch_size, 10, 0, max_steps=300)
-    config = train.architecture(settings, ())
+    order = train.BatchOrder(len(training.labels), settings.batch_size, 10, 0, max_steps=300)
+    config = train.network_config(settings, ())
 
     def told(numbers: np.ndarray) -> np.ndarray:
-        return model.condition(numbers, (), "label")
+        return model.encode_labels(numbers, (), "label")
 
     first = order.drawings(0, train.INITIAL_DRAWINGS)
     weights = train.initial_weights(config, 0, training.images[first], told(training.labels[first]))
-    trainer = Trainer(config, train.recipe(settings, order.steps), weights)
+    trainer = Trainer(config, train.optimizer_config(settings, order.steps), weights)
     losses = train.fit(trainer, order, data, told)
     assert losses[-1].step == 300
     assert all(math.isfinite(row.bits_per_dim) for row in losses)
@@ -158,7 +160,7 @@ def test_many_logistics_and_raw_labels_stay_finite(clip_norm: float, full_run: P
 def test_too_few_drawings_for_a_batch_are_refused() -> None:
     data = striped(10)
     with pytest.raises(StageError, match="batch_size is 64"):
-        train.fit(None, train.Order(10, 64, 2, 0), data, one_hot)  # type: ignore[arg-type]
+        train.fit(None, train.BatchOrder(10, 64, 2, 0), data, one_hot)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("moment", [1, 4, 7])
@@ -166,8 +168,8 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_bits(
     moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
-    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
-    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
     undisturbed, losses = fit(steps=8, ema_decay=0.9)
 
     def stop(checkpoint: Checkpoint) -> None:
@@ -187,14 +189,14 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_bits(
 
 
 def test_losses_are_written_as_a_table(tmp_path: Path) -> None:
-    train.write_losses(tmp_path / "loss.csv", [train.Loss(0, 0, "heldout", 8.25), train.Loss(5, 160, "train", 1 / 3)])
+    losses.write(tmp_path / "loss.csv", [losses.Loss(0, 0, "heldout", 8.25), losses.Loss(5, 160, "train", 1 / 3)])
     text = (tmp_path / "loss.csv").read_text()
     assert text == "step,drawings,split,bits_per_dim\n0,0,heldout,8.250000\n5,160,train,0.333333\n"
 
 
 def test_the_settings_are_those_of_the_network_and_of_its_training(full_run: Params) -> None:
     settings = full_run.model_copy(update={"conditioning": "label", "num_resnet": 2, "clip_norm": 1.5})
-    config = train.architecture(settings, ())
+    config = train.network_config(settings, ())
     assert (config.conditional_shape, config.num_resnet, config.num_filters) == ((), 2, settings.num_filters)
-    recipe = train.recipe(settings, 100)
+    recipe = train.optimizer_config(settings, 100)
     assert (recipe.steps, recipe.clip_norm, recipe.learning_rate) == (100, 1.5, settings.learning_rate)

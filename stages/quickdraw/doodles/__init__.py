@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from stages import files
+from stages.common import files
+from stages.quickdraw import SIDE
 from stages.quickdraw.doodles.pen import Pen
-from stages.quickdraw.doodles.raster import SIDE, fitted, rendered
+from stages.quickdraw.doodles.raster import fitted, rendered
 from stages.quickdraw.doodles.recipes import RECIPES
 
 CLASSES: tuple[str, ...] = tuple(sorted(RECIPES))
@@ -48,5 +49,5 @@ def draw(name: str, rows: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 def write(folder: Path, names: Iterable[str] = CLASSES, rows_per_class: int = ROWS_PER_CLASS) -> None:
     """Lay the first drawings of each class out as the bucket does: `<class>.npy`, uint8 (rows_per_class, 784)."""
     for name in names:
-        with files.output(folder / f"{name}.npy") as path:
+        with files.atomic_file(folder / f"{name}.npy") as path:
             np.save(path, draw(name, range(rows_per_class)))

@@ -5,11 +5,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from stages.quickdraw import SIDE
 from stages.quickdraw.doodles.pen import Bools, Floats
 
 Pixels: TypeAlias = npt.NDArray[np.floating[Any]]  # of single precision, which is enough and half the memory
 
-SIDE = 28
 # Google draws on 256 units with a line of 16 and 24 units of margin on each side, and then shrinks to 28 pixels.
 _UNIT = SIDE / (256 + 2 * 24)
 _EXTENT, _HALF_LINE = 255 * _UNIT, 8 * _UNIT

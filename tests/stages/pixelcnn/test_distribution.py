@@ -11,10 +11,10 @@ import tensorflow as tf
 import tf_keras
 from tensorflow_probability import distributions as tfd
 
-from stages.pixelcnn import PixelCNN, convert, network, sampling
+from stages.pixelcnn import PixelCNN, network, sampling, tfp_weights
 from stages.pixelcnn.network import Config
-from tests.stages.pixelcnn import oracle
-from tests.stages.pixelcnn.oracle import condition, images
+from tests.stages.pixelcnn import tfp_reference
+from tests.stages.pixelcnn.tfp_reference import condition, images
 
 TINY = Config((4, 4, 1), (2,), 1, 1, 4, 2)
 # Twelve architectures: each setting of the constructor that changes what is computed. TFP takes up to a minute to build
@@ -87,21 +87,21 @@ def train(dist: tfd.PixelCNN, config: Config, steps: int = 3) -> npt.NDArray[np.
 
 @pytest.mark.parametrize("config", ARCHITECTURES)
 def test_equals_tfp_with_random_and_with_trained_weights(config: Config) -> None:
-    theirs, ours = oracle.tfp(config), oracle.shake(config, 1)
-    convert.to_tfp(theirs, config, ours.network.parameters, True)
+    theirs, ours = tfp_reference.tfp(config), tfp_reference.shake(config, 1)
+    tfp_weights.to_tfp(theirs, config, ours.network.parameters, True)
     assert_equal(ours, theirs)
     # Trained by TFP, by us, and side by side.
     losses = train(theirs, config)
     assert_equal(PixelCNN.from_tfp(theirs), theirs)
     np.testing.assert_allclose(train(ours, config), losses, rtol=1e-3)
-    convert.to_tfp(theirs, config, ours.network.parameters, True)
+    tfp_weights.to_tfp(theirs, config, ours.network.parameters, True)
     assert_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES)
 def test_gradients_equal_tfps(config: Config) -> None:
-    theirs, ours = oracle.tfp(config), oracle.shake(config, 2)
-    convert.to_tfp(theirs, config, ours.network.parameters, True)
+    theirs, ours = tfp_reference.tfp(config), tfp_reference.shake(config, 2)
+    tfp_weights.to_tfp(theirs, config, ours.network.parameters, True)
     x, given = images(config, 3, seed=3), condition(config, 3)
     found = []
     for dist in (ours, theirs):
@@ -112,7 +112,7 @@ def test_gradients_equal_tfps(config: Config) -> None:
     # TFP's gradients, sorted among ours by way of the weights: as if they were some.
     for variable, gradient in zip(theirs.trainable_variables, found[1], strict=True):
         variable.assign(gradient)
-    peers, _ = convert.from_tfp(theirs, config)
+    peers, _ = tfp_weights.from_tfp(theirs, config)
     assert mine.keys() == peers.keys()
     for name, peer in peers.items():
         assert_close(mine[name], peer, 1e-3)
@@ -120,29 +120,29 @@ def test_gradients_equal_tfps(config: Config) -> None:
 
 @pytest.mark.parametrize("config", ARCHITECTURES)
 def test_weights_pass_both_ways_without_losing_a_bit(config: Config) -> None:
-    ours, theirs = oracle.shake(config, 3), oracle.tfp(config)
-    convert.to_tfp(theirs, config, ours.network.parameters, True)
+    ours, theirs = tfp_reference.shake(config, 3), tfp_reference.tfp(config)
+    tfp_weights.to_tfp(theirs, config, ours.network.parameters, True)
     before = [variable.numpy() for variable in theirs.variables]
-    oracle.mask(theirs)
+    tfp_reference.mask(theirs)
     back = PixelCNN.from_tfp(theirs)
     for name, value in ours.network.parameters.items():
         np.testing.assert_array_equal(back.network.parameters[name], value)
     for variable in theirs.variables:
         variable.assign(tf.zeros_like(variable))
-    convert.to_tfp(theirs, config, back.network.parameters, True)
+    tfp_weights.to_tfp(theirs, config, back.network.parameters, True)
     for variable, value in zip(theirs.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES)
 def test_data_dependent_initialisation_equals_that_of_tfps_network_masked_first(config: Config) -> None:
-    fresh, theirs = PixelCNN(**dataclasses.asdict(config), seed=5), oracle.tfp(config)
+    fresh, theirs = PixelCNN(**dataclasses.asdict(config), seed=5), tfp_reference.tfp(config)
     x, given = images(config, 8, seed=6), condition(config, 8)
-    convert.to_tfp(theirs, config, fresh.network.parameters, False)
+    tfp_weights.to_tfp(theirs, config, fresh.network.parameters, False)
     assert bool(fresh.network.initialised) == (not config.use_weight_norm)
     found = theirs.log_prob(x, **given)
     np.testing.assert_allclose(fresh.log_prob(x, **given), found, rtol=1e-4)
-    for name, value in convert.from_tfp(theirs, config)[0].items():
+    for name, value in tfp_weights.from_tfp(theirs, config)[0].items():
         assert_close(fresh.network.parameters[name], value, 1e-3)
     # Once only.
     before = fresh.log_prob(x, **given)
@@ -152,19 +152,19 @@ def test_data_dependent_initialisation_equals_that_of_tfps_network_masked_first(
 
 def test_from_a_fresh_network_of_tfps_comes_its_masked_version() -> None:
     config = FEW["one level, a label"]
-    theirs = oracle.tfp(config)
-    convert.to_tfp(theirs, config, network.initialise(config, 0), False)
+    theirs = tfp_reference.tfp(config)
+    tfp_weights.to_tfp(theirs, config, network.initialise(config, 0), False)
     for variable in theirs.trainable_variables:  # as TFP's initialiser leaves them: nothing is zero
         if variable.shape.rank == 4:
             variable.assign(np.random.default_rng(0).normal(size=variable.shape))
     ours = PixelCNN.from_tfp(theirs)
     assert not ours.network.initialised
-    oracle.mask(theirs)
+    tfp_reference.mask(theirs)
     x, given = images(config, 4), condition(config, 4)
     np.testing.assert_allclose(ours.log_prob(x, **given), theirs.log_prob(x, **given), rtol=1e-4)
     # Sent back before its first batch, it waits for it as well.
-    convert.to_tfp(theirs, config, network.initialise(config, 0), False)
-    weights, initialised = convert.from_tfp(theirs, config)
+    tfp_weights.to_tfp(theirs, config, network.initialise(config, 0), False)
+    weights, initialised = tfp_weights.from_tfp(theirs, config)
     assert not initialised
     for name, value in network.initialise(config, 0).items():
         np.testing.assert_array_equal(weights[name], value)
@@ -172,7 +172,7 @@ def test_from_a_fresh_network_of_tfps_comes_its_masked_version() -> None:
 
 def test_to_tfp_makes_a_distribution_of_tfps() -> None:
     config = Config((4, 4, 1), None, 1, 1, 4, 2, use_weight_norm=False)
-    ours = oracle.shake(config, 4)
+    ours = tfp_reference.shake(config, 4)
     theirs = ours.to_tfp()
     assert type(theirs) is tfd.PixelCNN
     assert_equal(ours, theirs)
@@ -223,7 +223,7 @@ def test_variables_are_tracked() -> None:
 
 @pytest.mark.usefixtures("eagerly")
 def test_leading_dimensions_broadcast() -> None:
-    dist = oracle.shake(TINY, 0)
+    dist = tfp_reference.shake(TINY, 0)
     x, given = images(TINY, 2, 3), condition(TINY, 3)["conditional_input"]
     found = dist.log_prob(x, conditional_input=given).numpy()
     assert found.shape == (2, 3)
@@ -239,19 +239,19 @@ def test_leading_dimensions_broadcast() -> None:
 @pytest.mark.usefixtures("eagerly")
 def test_takes_whole_numbers_of_any_type_and_floors_fractions_as_tfp_does() -> None:
     config = Config((4, 4, 1), None, 1, 1, 4, 2, use_weight_norm=False)
-    dist, x = oracle.shake(config, 0), images(config, 2)
+    dist, x = tfp_reference.shake(config, 0), images(config, 2)
     expected = dist.log_prob(x)
     for kind in (np.uint8, np.int64, np.float64):
         np.testing.assert_array_equal(dist.log_prob(x.astype(kind)), expected)
-    theirs = oracle.tfp(config)
-    convert.to_tfp(theirs, config, dist.network.parameters, True)
+    theirs = tfp_reference.tfp(config)
+    tfp_weights.to_tfp(theirs, config, dist.network.parameters, True)
     x = np.random.default_rng(0).uniform(0, 255, x.shape).astype(np.float32)
     np.testing.assert_allclose(dist.log_prob(x), theirs.log_prob(x), rtol=1e-4)
 
 
 @pytest.mark.parametrize("pixel", [-1.0, -0.01, 256.0, 1e9, np.nan, np.inf])
 def test_pixels_outside_the_range_are_refused(pixel: float) -> None:
-    dist, x = oracle.shake(TINY, 0), images(TINY, 2)
+    dist, x = tfp_reference.shake(TINY, 0), images(TINY, 2)
     x[1, 2, 2] = pixel
     for log_prob in (dist.log_prob, tf.function(dist.log_prob)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="Pixels must be from low=0 to high=255"):
@@ -261,7 +261,7 @@ def test_pixels_outside_the_range_are_refused(pixel: float) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    dist, bare = oracle.shake(TINY, 0), PixelCNN((4, 4, 1), None, 1, 1, 4, 2)
+    dist, bare = tfp_reference.shake(TINY, 0), PixelCNN((4, 4, 1), None, 1, 1, 4, 2)
     x, given = images(TINY, 2), np.zeros((2, 2), np.float32)
     for call, message in (
         (lambda: dist.log_prob(x), "conditional_input is missing"),
@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @pytest.mark.usefixtures("eagerly")
 def test_dropout_is_on_in_training_alone() -> None:
-    dist = oracle.shake(TINY, 0)
+    dist = tfp_reference.shake(TINY, 0)
     x, given = images(TINY, 2), condition(TINY, 2)
     still, off, *on = (dist.log_prob(x, **given, training=t).numpy() for t in (None, False, True, True))
     np.testing.assert_array_equal(still, off)
@@ -358,7 +358,7 @@ def test_a_keras_model_is_built_of_log_prob() -> None:
 
 def test_samples_have_tfps_shapes_and_values() -> None:
     config = Config((4, 6, 3), (2,), 1, 1, 4, 2, low=-3, high=12)
-    dist, given = oracle.shake(config, 0), condition(config, 3)["conditional_input"]
+    dist, given = tfp_reference.shake(config, 0), condition(config, 3)["conditional_input"]
     for shape, rows in (
         ((), given[0]),
         (2, given[0]),
@@ -373,7 +373,7 @@ def test_samples_have_tfps_shapes_and_values() -> None:
 
 
 def test_a_sample_depends_on_its_seed_condition_and_number_alone() -> None:
-    dist, given = oracle.shake(TINY, 0), condition(TINY, 3)["conditional_input"]
+    dist, given = tfp_reference.shake(TINY, 0), condition(TINY, 3)["conditional_input"]
     many = dist.sample((4, 3), conditional_input=given, seed=7).numpy()
     np.testing.assert_array_equal(dist.sample((4, 3), conditional_input=given, seed=7), many)
     np.testing.assert_array_equal(dist.sample((2, 3), conditional_input=given, seed=7), many[:2])
@@ -389,21 +389,21 @@ def test_a_sample_depends_on_its_seed_condition_and_number_alone() -> None:
 
 def test_samples_are_those_of_the_sampler() -> None:
     config = Config((4, 4, 1), None, 1, 1, 4, 2)
-    dist = oracle.shake(config, 0)
+    dist = tfp_reference.shake(config, 0)
     noise = sampling.noise(config, 5, np.arange(3)[:, None])
     kernels = network.kernels(config, dist.network.parameters)
-    np.testing.assert_array_equal(dist.sample(3, seed=5), sampling.naive(config, kernels, noise))
+    np.testing.assert_array_equal(dist.sample(3, seed=5), sampling.sample_reference(config, kernels, noise))
     # Completed from above, and cold.
     given = images(config, 3)
     known = np.arange(4)[:, None] < [2] * 4
     drawn = dist.sample(3, seed=5, given=given, known=known, temperature=0.5).numpy()
     np.testing.assert_array_equal(drawn[:, :2], given[:, :2])
-    expected = sampling.naive(config, kernels, noise, given=given, known=known, temperature=0.5)
+    expected = sampling.sample_reference(config, kernels, noise, given=given, known=known, temperature=0.5)
     np.testing.assert_array_equal(drawn, expected)
 
 
 def test_samples_within_a_function() -> None:
-    dist, given = oracle.shake(TINY, 0), condition(TINY, 2)["conditional_input"]
+    dist, given = tfp_reference.shake(TINY, 0), condition(TINY, 2)["conditional_input"]
     sample = tf.function(lambda given: dist.sample((3, 2), conditional_input=given, seed=4))
     np.testing.assert_array_equal(sample(given), dist.sample((3, 2), conditional_input=given, seed=4))
 
@@ -416,7 +416,7 @@ def test_a_network_that_has_seen_nothing_is_initialised_by_noise() -> None:
 
 @pytest.mark.usefixtures("eagerly")
 def test_samples_with_dropout_are_drawn_by_tfps_loop() -> None:
-    dist = oracle.shake(dataclasses.replace(TINY, image_shape=(2, 2, 1)), 0)
+    dist = tfp_reference.shake(dataclasses.replace(TINY, image_shape=(2, 2, 1)), 0)
     drawn = dist.sample(3, conditional_input=np.zeros(2, np.float32), training=True)
     assert drawn.shape == (3, 2, 2, 1) and np.min(drawn) >= 0 and np.max(drawn) <= 255
 

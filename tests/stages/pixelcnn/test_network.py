@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from stages.pixelcnn import fused, network
+from stages.pixelcnn import network, xla_ops
 from stages.pixelcnn.network import Config, Mixture
 
 SMALL = Config((8, 8, 1), (3,), num_resnet=1, num_hierarchies=2, num_filters=4, num_logistic_mix=2)
@@ -225,7 +225,7 @@ def plain_gate(name: str, x: tf.Tensor, source: tf.Tensor, projection: tf.Tensor
     return out, plain_activation(name, out)
 
 
-@pytest.mark.parametrize("name", fused.ACTIVATIONS)
+@pytest.mark.parametrize("name", xla_ops.ACTIVATIONS)
 def test_compiled_chains_equal_plain_operations(name: str) -> None:
     """Values and gradients, through XLA."""
     random = np.random.default_rng(6)
@@ -244,11 +244,11 @@ def test_compiled_chains_equal_plain_operations(name: str) -> None:
         for a, b in zip(*found, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-12)
 
-    compare(fused.activate(name, tf.float64), lambda x: plain_activation(name, x), x)
-    compare(fused.gate(name, tf.float64), functools.partial(plain_gate, name), x, source, projection)
+    compare(xla_ops.activate(name, tf.float64), lambda x: plain_activation(name, x), x)
+    compare(xla_ops.gate(name, tf.float64), functools.partial(plain_gate, name), x, source, projection)
 
     # Dropout: what is kept is scaled up, in the gradient as well; the same seed keeps the same.
-    drop, seed = fused.activate_and_drop(name, 0.25, tf.float64), tf.constant([3, 4])
+    drop, seed = xla_ops.activate_and_drop(name, 0.25, tf.float64), tf.constant([3, 4])
     x = tf.constant(random.normal(size=(2, 3, 3, 8)))
     kept = tf.cast(drop(x, seed) != 0, x.dtype) / 0.75
     compare(lambda x: drop(x, seed), lambda x: plain_activation(name, x) * kept, x)
@@ -257,7 +257,7 @@ def test_compiled_chains_equal_plain_operations(name: str) -> None:
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("channels", [8, 5])
 def test_dropout_drops_its_share_anew_for_every_seed(channels: int) -> None:
-    drop, x = fused.activate_and_drop("elu", 0.25, tf.float32), tf.ones((4, 20, 20, channels))
+    drop, x = xla_ops.activate_and_drop("elu", 0.25, tf.float32), tf.ones((4, 20, 20, channels))
     first, again, other = (drop(x, tf.constant(seed)).numpy() for seed in ([0, 1], [0, 1], [0, 2]))
     np.testing.assert_array_equal(first, again)
     assert (first != other).mean() == pytest.approx(2 * 0.25 * 0.75, abs=0.03)

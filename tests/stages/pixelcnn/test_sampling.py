@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from stages.pixelcnn import cached, network, sampling
+from stages.pixelcnn import network, sampler_cpu, sampling
 from stages.pixelcnn.network import Config
-from tests.stages.pixelcnn import oracle
+from tests.stages.pixelcnn import tfp_reference
 
 TINY = Config((4, 4, 1), conditional_shape=(3,), num_resnet=1, num_hierarchies=2, num_filters=4, num_logistic_mix=2)
 CONFIGS = {
@@ -68,7 +68,9 @@ def check_exact(config: Config, *cases: dict[str, Any]) -> None:
         assert drawn.shape == (4, *config.image_shape)
         assert drawn.min() >= config.low and drawn.max() <= config.high
         assert len(np.unique(drawn)) > 5
-        np.testing.assert_array_equal(drawn, sampling.naive(config, weights, of, condition, **case), err_msg=str(case))
+        np.testing.assert_array_equal(
+            drawn, sampling.sample_reference(config, weights, of, condition, **case), err_msg=str(case)
+        )
 
 
 def guided(config: Config) -> dict[str, Any]:
@@ -117,9 +119,9 @@ def test_a_drawing_is_the_same_in_any_batch_and_order() -> None:
 
 def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = tiny(noise(*range(7)))
-    monkeypatch.setattr(sampling, "FEWEST", 1)
-    monkeypatch.setattr(sampling, "MOST", 2)
-    monkeypatch.setattr(sampling, "_cores", lambda: 2)
+    monkeypatch.setattr(sampling, "MIN_TILE", 1)
+    monkeypatch.setattr(sampling, "MAX_TILE", 2)
+    monkeypatch.setattr(sampling, "usable_cores", lambda: 2)
     done: list[int] = []
     np.testing.assert_array_equal(tiny(noise(*range(7)), progress=done.append), at_once)
     assert sum(done) == 7 * TINY.image_shape[0]
@@ -133,11 +135,11 @@ def test_no_bit_of_the_sums_depends_on_the_batch(filters: int) -> None:
     """
     config = Config((6, 8, 1), (3,), 1, 2, filters, 3, position="coordinates")
     weights, most = kernels(config), 40
-    matrices, condition = cached.Matrices(config, weights), conditions(config, most).astype(np.float32)
+    matrices, condition = sampler_cpu.Matrices(config, weights), conditions(config, most).astype(np.float32)
     pixels = np.random.default_rng(2).uniform(-1, 1, (*config.image_shape, most)).astype(np.float32)
 
     def outputs(which: slice) -> Any:
-        batch = cached.Batch(config, matrices, condition[which], len(condition[which]))
+        batch = sampler_cpu.Batch(config, matrices, condition[which], len(condition[which]))
         found: list[Any] = []
         for row in pixels[..., which]:
             batch.begin_row(len(found) // 8)
@@ -160,9 +162,9 @@ def test_cores_and_batches_do_not_show_in_drawings(cores: int, most: int, monkey
     told = conditions(config, 70)
     options: dict[str, Any] = {"guidance": 2.0, "reference": told.mean(axis=0)}
     at_once = sampling.sample(config, weights, of, told, **options)
-    monkeypatch.setattr(sampling, "_cores", lambda: cores)
-    monkeypatch.setattr(sampling, "FEWEST", 1)
-    monkeypatch.setattr(sampling, "MOST", most)
+    monkeypatch.setattr(sampling, "usable_cores", lambda: cores)
+    monkeypatch.setattr(sampling, "MIN_TILE", 1)
+    monkeypatch.setattr(sampling, "MAX_TILE", most)
     np.testing.assert_array_equal(sampling.sample(config, weights, of, told, **options), at_once)
 
 
@@ -170,7 +172,7 @@ def test_cores_and_batches_do_not_show_in_drawings(cores: int, most: int, monkey
 @pytest.mark.usefixtures("compiled")
 def test_compiled_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = tiny(noise(*range(7)))
-    monkeypatch.setattr(sampling, "MOST_ON_GPU", 3)
+    monkeypatch.setattr(sampling, "MAX_GPU_BATCH", 3)
     done: list[int] = []
     np.testing.assert_array_equal(tiny(noise(*range(7)), progress=done.append), at_once)
     assert sum(done) == 7 * TINY.image_shape[0]
@@ -181,8 +183,8 @@ def test_batches_are_even_and_bounded(size: int, cores: int) -> None:
     sizes = [part.stop - part.start for part in sampling._parts(size, cores)]
     assert sum(sizes) == size
     assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= sampling.MOST
-    assert len(sizes) == 1 or min(sizes) >= sampling.FEWEST
+    assert max(sizes) <= sampling.MAX_TILE
+    assert len(sizes) == 1 or min(sizes) >= sampling.MIN_TILE
 
 
 def test_completion_keeps_what_is_known_and_only_that() -> None:
@@ -223,12 +225,12 @@ def test_redraw_finds_what_was_drawn_before_it_was_rounded() -> None:
     weights, of, condition = kernels(config), sampling.noise(config, 3, keys(0, 1, 2, 3)), conditions(config, 4)
     options = {"temperature": 0.8, **guided(config)}
     drawn = sampling.sample(config, weights, of, condition, **options)
-    again = sampling.redraw(config, weights, of, drawn, condition, **options)
+    again = sampling.resample_teacher_forced(config, weights, of, drawn, condition, **options)
     off = np.abs(drawn - again)
     assert off.max() <= 0.5 + 1e-3
     assert off.mean() > 0.1  # before rounding
     others = sampling.noise(config, 4, keys(0, 1, 2, 3))
-    assert np.abs(drawn - sampling.redraw(config, weights, others, drawn, condition)).max() > 1
+    assert np.abs(drawn - sampling.resample_teacher_forced(config, weights, others, drawn, condition)).max() > 1
 
 
 def test_noise_belongs_to_seed_and_key() -> None:
@@ -273,8 +275,8 @@ def test_refuses_what_does_not_fit(options: dict[str, Any], message: str) -> Non
 
 
 def test_an_error_in_the_progress_ends_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "FEWEST", 1)
-    monkeypatch.setattr(sampling, "_cores", lambda: 2)
+    monkeypatch.setattr(sampling, "MIN_TILE", 1)
+    monkeypatch.setattr(sampling, "usable_cores", lambda: 2)
     rows: list[int] = []
 
     def interrupt(drawings: int) -> None:
@@ -290,7 +292,7 @@ def test_an_error_in_the_progress_ends_all_batches(monkeypatch: pytest.MonkeyPat
 def test_pixels_are_as_frequent_as_in_tfp() -> None:
     """With TFP's continuous feedback, against TFP's own sampler: every pixel, and every pair of neighbours."""
     config = Config((4, 4, 1), None, 1, 1, 8, 3, high=3)
-    ours, other, size = oracle.shake(config, 2), oracle.shake(config, 3), 4_000
+    ours, other, size = tfp_reference.shake(config, 2), tfp_reference.shake(config, 3), 4_000
     tf.random.set_seed(0)
     theirs = ours.to_tfp().sample(size).numpy()[..., 0].astype(int)
 
@@ -314,14 +316,16 @@ def test_pixels_are_as_frequent_as_in_tfp() -> None:
 @pytest.mark.slow
 def test_redraws_160_drawings_of_the_full_model() -> None:
     config = Config((28, 28, 1), (20,), 5, 3, 128, 5, position="coordinates")
-    dist = oracle.shake(config, 0)
+    dist = tfp_reference.shake(config, 0)
     weights = network.kernels(config, dist.network.parameters)
     of = sampling.noise(config, 0, np.stack([np.arange(160) // 8, np.arange(160) % 8], axis=1))
     condition = np.eye(20)[np.arange(160) // 8]
     drawn = sampling.sample(config, weights, of, condition)
     assert drawn.std() > 20
     for part in np.split(np.arange(160), 8):
-        again = sampling.redraw(config, weights, sampling.Noise(*(x[part] for x in of)), drawn[part], condition[part])
+        again = sampling.resample_teacher_forced(
+            config, weights, sampling.Noise(*(x[part] for x in of)), drawn[part], condition[part]
+        )
         # Half a grey level, and what is rounded otherwise on the way.
         off = np.abs(drawn[part] - again)
         assert off.max() < 0.51, off.max()

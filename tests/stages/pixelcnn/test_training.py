@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from stages.pixelcnn import network
 from stages.pixelcnn.network import Config
-from stages.pixelcnn.training import Recipe, Trainer, bits_per_dim
+from stages.pixelcnn.training import OptimizerConfig, Trainer, bits_per_dim
 
 CONFIG = Config((4, 4, 1), (2,), 1, 1, 4, 2, dropout_p=0.0)
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), np.uint8)
@@ -17,7 +17,7 @@ CONDITION = np.eye(2, dtype=np.float32)[np.arange(8) % 2]
 
 
 def trainer(**recipe: Any) -> Trainer:
-    return Trainer(CONFIG, Recipe(steps=10, learning_rate=0.01, **recipe), network.initialise(CONFIG, 0))
+    return Trainer(CONFIG, OptimizerConfig(steps=10, learning_rate=0.01, **recipe), network.initialise(CONFIG, 0))
 
 
 def test_a_step_is_tf_keras_adam() -> None:
@@ -62,10 +62,10 @@ def test_the_gradient_is_cut_to_the_norm() -> None:
 
 
 def test_the_learning_rate_follows_a_cosine_down_to_its_share() -> None:
-    recipe = Recipe(steps=100, learning_rate=0.1, learning_rate_decay=0.2)
+    recipe = OptimizerConfig(steps=100, learning_rate=0.1, learning_rate_decay=0.2)
     rates = [float(recipe.rate(tf.constant(step))) for step in (0, 50, 100)]
     np.testing.assert_allclose(rates, [0.1, 0.06, 0.02], rtol=1e-5)
-    assert float(Recipe(100, 0.1).rate(tf.constant(100))) == pytest.approx(0.1)
+    assert float(OptimizerConfig(100, 0.1).rate(tf.constant(100))) == pytest.approx(0.1)
 
 
 def test_evaluation_does_not_depend_on_the_batch() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.errors import StageError
+from stages.common.errors import StageError
 from stages.quickdraw import mirrors, sources
 from tests.stages.drawings import COUNTS, make_mirror, noise
 

@@ -16,18 +16,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.errors import StageError
-from stages.quickdraw import cache, origins, remote
+from stages.common.errors import StageError
+from stages.quickdraw import http, remote, row_cache
+from stages.quickdraw.file_server import FileHead
 from stages.quickdraw.labels import BUCKET, PublishedFile, published
 from stages.quickdraw.mirrors import Folder, Mirror, Rows
-from stages.quickdraw.origins import Start
-from stages.quickdraw.patience import Patience
 from stages.quickdraw.remote import Remote
+from stages.quickdraw.retry import RetryPolicy
 from tests.stages.drawings import COUNTS, make_mirror, noise
 from tests.stages.quickdraw.server import Answer, Misbehave, Request, Server
 
 # Tries again at once, but waits for an answer for as long as a busy machine may take; HASTY is for what never answers.
-CALM = Patience(
+CALM = RetryPolicy(
     attempts=5, first_attempts=3, wait=0.01, longest_wait=0.05, longest_retry_after=2, silence=15, request=30, total=120
 )
 HASTY = replace(CALM, silence=0.3, request=2, total=20)
@@ -45,7 +45,7 @@ def serve(folder: Path, misbehave: Misbehave | None = None, latency: float = 0, 
     return Server(folder.parent, misbehave, latency, ranges)
 
 
-def mirror(server: Server, patience: Patience = CALM, known: dict[str, PublishedFile] | None = None) -> Remote:
+def mirror(server: Server, patience: RetryPolicy = CALM, known: dict[str, PublishedFile] | None = None) -> Remote:
     return Remote(f"{server.address}/two%20words", patience, known)
 
 
@@ -159,7 +159,7 @@ def test_groups_have_a_bound() -> None:
 
 def test_the_cheaper_way_is_chosen() -> None:
     fetch = remote._Fetch(Remote(BUCKET), {}, None)  # type: ignore[arg-type]
-    start = Start(size=115_000_000, version="", ranges=True, content=b"")
+    start = FileHead(size=115_000_000, version="", ranges=True, content=b"")
     assert not fetch._whole("bee", start, 1_449)  # of the first 500,000
     assert fetch._whole("bee", start, 146_000)  # of all
     seconds = start.size / remote.BYTES_PER_SECOND
@@ -415,7 +415,7 @@ def test_a_network_that_is_down_is_said_soon(folder: Path) -> None:
 
 def test_all_of_it_has_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    patience = Patience(total=0.5)
+    patience = RetryPolicy(total=0.5)
     with serve(folder, latency=0.3) as server:
         there = mirror(server, patience)
         with pytest.raises(StageError, match=r"not done after 0.000139 hours; \d+ of 107 drawings are kept"):
@@ -444,7 +444,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(
     folder: Path, ranges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "files")
-    monkeypatch.setattr(remote, "WORTH_SAVING", 5_000)
+    monkeypatch.setattr(remote, "PROGRESS_BYTES", 5_000)
 
     def break_off(request: Request, answer: Answer) -> None:
         if request.start != 0:
@@ -616,7 +616,7 @@ def test_a_redirect_leads_into_a_private_network_from_one_alone(
     mirror: list[str], target: list[str], permitted: bool, names: Names
 ) -> None:
     names.known = {"mirror.example": [mirror], "target.example": [target]}
-    hosts = origins._Hosts(("mirror.example", 80), None)
+    hosts = http._SafeResolver(("mirror.example", 80), None)
     if permitted:
         assert [each["host"] for each in asyncio.run(hosts.permitted("target.example", 80))] == target
     else:
@@ -626,7 +626,7 @@ def test_a_redirect_leads_into_a_private_network_from_one_alone(
 
 def test_a_name_that_leads_elsewhere_after_it_was_checked(names: Names) -> None:
     names.known = {"Mirror.example": [[OPEN]], "mirror.example": [[CLOSED]], "target.example": [[OPEN], [CLOSED]]}
-    hosts = origins._Hosts(("mirror.example", 80), None)
+    hosts = http._SafeResolver(("mirror.example", 80), None)
 
     async def connect() -> None:
         assert [each["host"] for each in await hosts.resolve("Mirror.example", 80)] == [OPEN]
@@ -661,7 +661,7 @@ def test_redirects_are_followed_but_not_into_a_private_network(
         server.misbehave = redirected(server, "http://127.0.0.1:{}")
         Remote(f"http://mirror.example:{port(server)}/moved", CALM).fetch(WANTED)
 
-        monkeypatch.setattr("stages.quickdraw.origins._is_open", lambda address: address == "127.0.0.1")
+        monkeypatch.setattr("stages.quickdraw.http._is_public_address", lambda address: address == "127.0.0.1")
         bee = {"bee": np.array([1], np.int32)}
         for target, shown in {"http://127.0.0.2:{}": "127.0.0.2", "http://target.example:{}": "target.example"}.items():
             server.misbehave = redirected(server, target)
@@ -700,7 +700,7 @@ def test_a_proxy_that_is_none(proxy: str, monkeypatch: pytest.MonkeyPatch) -> No
      ("8.8.8.8", True), ("2606:4700::1111", True)],
 )  # fmt: skip
 def test_which_networks_are_open(address: str, is_open: bool) -> None:
-    assert origins._is_open(address) is is_open
+    assert http._is_public_address(address) is is_open
 
 
 # --- Two runs at once, and other stores ---
@@ -754,7 +754,7 @@ def test_a_store_that_fails(store: str, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", flaky)
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    there = Remote(store, Patience(attempts=20, first_attempts=20, wait=0.001, longest_wait=0.002))
+    there = Remote(store, RetryPolicy(attempts=20, first_attempts=20, wait=0.001, longest_wait=0.002))
     there.fetch(WANTED)
     check(there, WANTED)
 
@@ -773,14 +773,14 @@ def test_a_store_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_full_disk_names_the_file(folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = cache.RowFile.begin
+    real = row_cache.RowFile.begin
 
-    def begin(self: cache.RowFile, version: str) -> None:
+    def begin(self: row_cache.RowFile, version: str) -> None:
         real(self, version)
         self.path.unlink()
         self.path.symlink_to("/dev/full")
 
-    monkeypatch.setattr(cache.RowFile, "begin", begin)
+    monkeypatch.setattr(row_cache.RowFile, "begin", begin)
     with serve(folder) as server, pytest.raises(OSError, match="No space left on device") as caught:
         mirror(server).fetch(WANTED)
     assert caught.value.filename == str(own_cache)

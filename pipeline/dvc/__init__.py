@@ -1,0 +1,56 @@
+"""DVC, and Git below it. Nothing else in the project starts DVC or reads what it keeps.
+
+DVC's commands run as child processes whose lines are read as they come. What DVC knows (the graph, what would run, the
+files of an experiment) is read through its Python API.
+"""
+
+from pipeline.dvc.cache import cache_folder, configure_store
+from pipeline.dvc.errors import DvcError, OutOfTime
+from pipeline.dvc.experiments import Experiment, experiment_commits, fetch_experiments, list_experiments
+from pipeline.dvc.git import find_root, has_origin, is_committed, project_root, read_committed, resolve_commit
+from pipeline.dvc.locks import exclusive_run
+from pipeline.dvc.repository import (
+    Snapshot,
+    Stage,
+    metrics,
+    output_md5,
+    outputs,
+    remote,
+    stages,
+    stages_in_lockfile,
+    try_remote,
+    up_to_date,
+)
+from pipeline.dvc.workspace import Outcome, Workspace, environment, temporary_workspace
+
+__all__ = [
+    "DvcError",
+    "Experiment",
+    "OutOfTime",
+    "Outcome",
+    "Snapshot",
+    "Stage",
+    "Workspace",
+    "cache_folder",
+    "configure_store",
+    "environment",
+    "exclusive_run",
+    "experiment_commits",
+    "fetch_experiments",
+    "find_root",
+    "has_origin",
+    "is_committed",
+    "list_experiments",
+    "metrics",
+    "output_md5",
+    "outputs",
+    "project_root",
+    "read_committed",
+    "remote",
+    "resolve_commit",
+    "stages",
+    "stages_in_lockfile",
+    "temporary_workspace",
+    "try_remote",
+    "up_to_date",
+]

@@ -1,0 +1,1 @@
+"""Prefect's flows over DVC's graph: reproduce, experiment and sweep."""

@@ -1,0 +1,1 @@
+"""What every stage stands on: errors, files, tables, progress, the device, checkpoints."""

@@ -1,0 +1,1 @@
+"""What the stages hand on to each other: the paths, and how each is written and read."""

@@ -1,0 +1,11 @@
+"""The paths of what evaluate writes and the report reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+METRICS = Path("reports/metrics.csv")
+CONFUSION = Path("reports/confusion.csv")
+FOLDER = Path("data/evaluate")
+ARRAYS = "drawings.safetensors"
+MADE_WITH = "made_with.json"

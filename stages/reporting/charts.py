@@ -1,0 +1,166 @@
+"""The charts of the report, drawn by matplotlib, as elements of a page."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.outputs.losses import Loss
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+COLOURS = "viridis"
+MAX_NAMES = 40  # classes that a confusion matrix has room to name
+
+
+def loss_curve(loss: Sequence[Loss]) -> Markup:
+    """The loss by drawings seen: its lines are the groups `loss-train-line` and `loss-heldout-line`."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    drawn = [row for row in loss if math.isfinite(row.bits_per_dim)]
+    with _figure((5.2, 3.2)) as figure:
+        axes = figure.add_axes((0.085, 0.155, 0.895, 0.755))
+        for split, name, style in (
+            ("train", "training", {"linewidth": 1.0}),
+            ("heldout", "held out", {"linewidth": 1.6, "marker": "o", "markersize": 3.6}),
+        ):
+            points = [row for row in drawn if row.split == split]
+            seen, bits = [row.drawings for row in points], [row.bits_per_dim for row in points]
+            axes.plot(seen, bits, color="black", label=name, gid=f"{split}-line", **style)
+        # The first steps lie so far above the rest that they would press it flat: they may leave the frame.
+        late = [row.bits_per_dim for row in drawn if row.drawings * 20 >= drawn[-1].drawings]
+        if late:
+            margin = 0.08 * (max(late) - min(late)) or 0.1
+            axes.set_ylim(min(late) - margin, max(late) + margin)
+        axes.margins(x=0.012)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.grid(axis="y", color="black", linewidth=0.8)
+        for number, line in enumerate(axes.get_ygridlines()):
+            line.set_gid(f"grid-{number}")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(length=0, pad=5)
+        axes.set_title("bits per dimension", loc="left", fontsize=11, x=-0.09)
+        axes.set_xlabel("drawings seen", loc="right", labelpad=2)
+        legend = axes.legend(loc="upper right", frameon=False, handlelength=1.6)
+        for handle, split in zip(legend.get_lines(), ("train", "heldout"), strict=True):
+            handle.set_gid(f"{split}-key")
+        return _svg(figure, "loss")
+
+
+def confusion(shares: npt.NDArray[np.float64], names: Sequence[str]) -> Markup:
+    """How often each class was named (columns) where each was asked for (rows), shares from 0 to 1."""
+    with _figure((6.4, 5.6)) as figure:
+        axes = figure.add_axes((0.2, 0.03, 0.72, 0.77))
+        mesh = axes.pcolormesh(shares, cmap=COLOURS, vmin=0, vmax=1)
+        axes.invert_yaxis()
+        axes.set_aspect("equal")
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0, pad=3)
+        axes.spines[:].set_visible(False)
+        if len(names) <= MAX_NAMES:
+            middles = np.arange(len(names)) + 0.5
+            axes.set_xticks(middles, [_short(name) for name in names], rotation=90)
+            axes.set_yticks(middles, [_short(name) for name in names])
+        else:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        bar = figure.colorbar(mesh, ax=axes, shrink=0.6, ticks=[0, 0.5, 1], format=lambda value, _: f"{value:.0%}")
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0)
+        return _svg(figure, "confusion")
+
+
+def heat_scale(heat: npt.NDArray[Any]) -> float:
+    """The value that the brightest colour of heat maps stands for: what all but a hundredth of the pixels lie below."""
+    return float(np.quantile(heat, 0.99)) or 1.0
+
+
+def heat_map(heat: npt.NDArray[Any], most: float) -> Markup:
+    """The bits of each pixel, (28, 28), with the scale that goes from 0 to `most`."""
+    with _figure((4.2, 3.3)) as figure:
+        axes = figure.add_axes((0.02, 0.03, 0.76, 0.94))
+        image = axes.imshow(heat, cmap=COLOURS, vmin=0, vmax=most, interpolation="none")
+        axes.set_axis_off()
+        bar = figure.colorbar(image, cax=figure.add_axes((0.82, 0.03, 0.04, 0.86)))
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0)
+        bar.ax.set_title("bits", fontsize=11, loc="left")
+        return _svg(figure, "heat")
+
+
+def coloured(heat: npt.NDArray[Any], most: float) -> npt.NDArray[np.uint8]:
+    """The same colours as a picture, (28, 28, 3)."""
+    import matplotlib as mpl
+
+    return np.asarray(mpl.colormaps[COLOURS](np.clip(heat / most, 0, 1), bytes=True)[..., :3], np.uint8)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else name[:17] + "…"
+
+
+@contextmanager
+def _figure(size: tuple[float, float]) -> Iterator[Any]:
+    """A figure in the settings of this project, whatever a person's matplotlibrc says."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(
+            {
+                "svg.fonttype": "none",  # text stays text
+                "svg.hashsalt": "report",  # identifiers that are the same every time
+                "text.parse_math": False,  # a class may be called "$x$"
+                "font.size": 11,
+                "figure.facecolor": "none",
+                "axes.facecolor": "none",
+                "axes.linewidth": 0.8,
+            }
+        )
+        yield Figure(figsize=size)
+
+
+def _svg(figure: Any, name: str) -> Markup:
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None})
+    return plain_svg(svg.getvalue(), name)
+
+
+def plain_svg(document: str, name: str) -> Markup:
+    """An SVG of matplotlib's as an element of the page, every identifier in it beginning with `name`.
+
+    The page's policy refuses styles inside elements, and its stylesheet decides on letters and colours: so each style
+    becomes attributes, black becomes `currentColor`, and fonts, sizes and metadata go.
+    """
+    from xml.etree import ElementTree
+
+    from markupsafe import Markup
+
+    root = ElementTree.fromstring(document)
+    for element in list(root.iter()):
+        element.tag = element.tag.rpartition("}")[2]
+        for child in list(element):
+            if child.tag.endswith(("}metadata", "}style")):
+                element.remove(child)
+        for declaration in filter(None, element.attrib.pop("style", "").split(";")):
+            key, _, value = (part.strip() for part in declaration.partition(":"))
+            if not key.startswith("font"):
+                element.set(key, value.replace("#000000", "currentColor"))
+        if reference := element.attrib.pop("{http://www.w3.org/1999/xlink}href", None):
+            element.set("href", reference.replace("#", f"#{name}-", 1) if reference.startswith("#") else reference)
+        for key, value in element.attrib.items():
+            element.set(key, f"{name}-{value}" if key == "id" else value.replace("url(#", f"url(#{name}-"))
+    del root.attrib["width"], root.attrib["height"]
+    root.set("stroke-linejoin", "round")
+    return Markup(re.sub(r"\s*\n\s*", " ", ElementTree.tostring(root, encoding="unicode")))

@@ -1,0 +1,73 @@
+"""What the HTML pages share: how a template becomes a page, and how pictures and settings appear in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+def render(
+    template: Path,
+    style: Path,
+    script: Path | None = None,
+    filters: Mapping[str, Callable[..., object]] = {},
+    **values: object,
+) -> str:
+    """A page as HTML, in one file that loads nothing else.
+
+    Values are escaped, and every variable of the template must have one. A content security policy permits this style
+    and this script, by their hashes, and pictures that are part of the page.
+
+    Args:
+      template: the Jinja template, which includes `head.html`.
+      style, script: files to insert, as the variables of these names.
+      filters: functions that the template applies to values.
+      values: the template's variables.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    texts = [file.read_text(encoding="utf-8") if file else "" for file in (style, script)]
+    style_hash, script_hash = map(_csp_hash, texts)
+    return environment.get_template(template.name).render(
+        style=Markup(texts[0]), style_hash=style_hash, script=Markup(texts[1]), script_hash=script_hash, **values
+    )
+
+
+def _csp_hash(text: str) -> str:
+    """The hash by which a content security policy permits a style or a script."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def data_uri(drawing: npt.NDArray[np.uint8]) -> str:
+    """A picture, (height, width) or (height, width, channels), as the address of a PNG that holds itself."""
+    from PIL import Image
+
+    png = io.BytesIO()
+    Image.fromarray(drawing).save(png, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
+
+
+def format_setting(value: object) -> str:
+    """A setting's value the way that params.yaml writes it, a list in one line; a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,77 @@
+"""What a run says of itself in Prefect."""
+
+import pytest
+
+from pipeline.flows.artifacts import METRIC, FinishedRun, SavedRun, comparison, flatten, key, link, summary, verdict
+
+BEFORE = SavedRun("usual", {METRIC: 1.75, "heldout_drawings": 100})
+
+
+def run(bits: float | None, name: str = "trial") -> FinishedRun:
+    figures = {} if bits is None else {METRIC: bits, "heldout_drawings": 120, "judge.accuracy": 0.5}
+    differing: dict[str, tuple[object, object]] = {"num_resnet": (5, 3), "mirror": ("https://a|b", "*doodles*")}
+    return FinishedRun(name, figures, differing=differing, report=("reports/index.html", "abc"))
+
+
+@pytest.mark.parametrize(
+    ("bits", "baseline", "said"),
+    [
+        (1.5, BEFORE, f"better than usual by 0.25: {METRIC} 1.75 → 1.5"),
+        (2.0, BEFORE, f"worse than usual by 0.25: {METRIC} 1.75 → 2"),
+        (1.7501, BEFORE, f"equal to usual: {METRIC} 1.75"),
+        (1.5, None, f"no verdict: no run of the settings as committed is kept here to hold {METRIC} 1.5 against"),
+        (1.5, SavedRun("usual", {}), f"no verdict: usual has no {METRIC}"),
+        (None, BEFORE, f"no verdict: the run has no {METRIC}"),
+    ],
+)
+def test_the_verdict(bits: float | None, baseline: SavedRun | None, said: str) -> None:
+    assert verdict(run(bits), baseline) == said
+
+
+def test_the_summary_has_settings_figures_and_report() -> None:
+    text = summary(run(1.5), BEFORE)
+    assert "**better than usual by 0.25" in text
+    assert "| num_resnet | 5 | 3 |" in text
+    assert "| mirror | https://a\\|b | \\*doodles\\* |" in text
+    assert "| heldout_bits_per_dim | 1.75 | 1.5 | -0.25 |" in text
+    assert "| judge.accuracy |  | 0.5 |  |" in text
+    assert "`reports/index.html`, MD5 `abc`" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("https://host/quickdraw_dataset/numpy_bitmap", "https://host/quickdraw_dataset/numpy_bitmap"),
+        ("_all_ of a__b and __init__", r"\_all\_ of a\_\_b and \_\_init\_\_"),
+        ("a_ _b", r"a\_ \_b"),
+        (r"<b> [x](y) `z` C:\d", r"\<b\> \[x\](y) \`z\` C:\\d"),
+    ],
+)
+def test_a_value_is_shown_as_it_is(value: str, shown: str) -> None:
+    assert f"| mirror | {shown} | here |" in summary(FinishedRun("a", {}, differing={"mirror": (value, "here")}), None)
+
+
+def test_a_comparison_has_the_best_first_and_the_failed_last() -> None:
+    changes: dict[str, dict[str, object]] = {"a": {"seed": 1}, "b": {"seed": 2, "classes": ["bee"]}, "c": {"seed": 3}}
+    table = comparison([run(2.0, "a"), run(1.5, "b")], {"c": "it broke"}, changes)
+    assert [(row["experiment"], row[METRIC], row["seed"], row["state"]) for row in table] == [
+        ("b", 1.5, 2, "done"),
+        ("a", 2.0, 1, "done"),
+        ("c", None, 3, "it broke"),
+    ]
+    assert table[0]["classes"] == "['bee']"
+    assert [row["experiment"] for row in comparison([run(None, "a"), run(1.5, "b")], {}, {})] == ["b", "a"]
+
+
+def test_figures_in_groups_have_names_with_dots() -> None:
+    assert flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}}) == {"a": 1, "b.c": 2, "b.d.e": 3}
+
+
+def test_a_link_needs_an_address_and_a_report() -> None:
+    assert link("https://host/{name}/{hash}.html", run(1.5, "a b")) == "https://host/a%20b/abc.html"
+    assert link("", run(1.5)) is None
+    assert link("https://host/{name}", FinishedRun("a", {})) is None
+
+
+def test_a_key_is_what_prefect_takes() -> None:
+    assert key("my stage@2: Train_progress") == "my-stage-2-train-progress"

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages.common.errors import StageError
+from stages.outputs import dataset
+from stages.outputs.model import Class
+
+
+def write(folder: Path, number: int = 4) -> None:
+    np.save(folder / dataset.IMAGES, np.arange(number * 784, dtype=np.uint8).reshape(number, 28, 28, 1))
+    table = pd.DataFrame(
+        {
+            "label": np.array([26, 323] * (number // 2), np.int16),
+            "name": pd.Categorical(["bee", "tree"] * (number // 2)),
+            "heldout": np.arange(number) == 1,
+        }
+    )
+    table.to_parquet(folder / dataset.TABLE)
+
+
+def test_drawings_are_read_and_chosen_from(tmp_path: Path) -> None:
+    write(tmp_path)
+    data = dataset.load(tmp_path)
+    kept = data.where(~data.heldout)
+    assert kept.labels.tolist() == [26, 26, 323]
+    np.testing.assert_array_equal(kept.images, data.images[[0, 2, 3]])
+    assert data.classes(["tree", "bee"]) == (Class(323, "tree"), Class(26, "bee"))
+
+
+def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(StageError, match="'swan'"):
+        dataset.load(tmp_path).classes(["bee", "swan"])
+
+
+@pytest.mark.parametrize("missing", [dataset.IMAGES, dataset.TABLE])
+def test_a_missing_file_names_the_stage_to_run(tmp_path: Path, missing: str) -> None:
+    write(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(StageError, match=rf"{missing} is not there: run the stage filter first"):
+        dataset.load(tmp_path)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    np.save(tmp_path / dataset.IMAGES, np.zeros((3, 28, 28, 1), np.uint8))
+    with pytest.raises(StageError, match=r"not uint8 of \(4, 28, 28, 1\)"):
+        dataset.load(tmp_path)
+
+
+def test_a_pickled_object_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    np.save(tmp_path / dataset.IMAGES, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(StageError, match="run the stage filter again"):
+        dataset.load(tmp_path)
