@@ -13,7 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from stages import command
 from stages.common import files
@@ -27,6 +26,8 @@ SHEETS = Path("reports/classes")
 
 def main(settings: Params) -> None:
     """Run the stage."""
+    from PIL import Image
+
     report = inputs.read(settings)
     with files.atomic_folder(SHEETS) as folder, files.atomic_file(PAGE) as temporary:
         for entry in report.classes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.common import tables
 from stages.common.errors import StageError
 
 if TYPE_CHECKING:
@@ -18,6 +17,8 @@ IMAGES = "images.npy"
 
 def read(path: Path = FOLDER / TABLE) -> pd.DataFrame:
     """The index: position, label, name and row of each drawing, in order. Raises `StageError` if it is unusable."""
+    from stages.common import tables  # brings NumPy, which extract does not need to start
+
     columns = {"position": "int64", "label": "int16", "name": "category", "row": "int32"}
     try:
         index = tables.read(path, columns)

@@ -31,10 +31,11 @@ def read(num_classes: int, per_class: int) -> npt.NDArray[np.uint8]:
     try:
         samples = tables.open_memmap(path)
     except ValueError as error:
-        raise StageError(f"{path} cannot be read ({error}): run the stage sample again") from None
+        raise StageError(f"{path} cannot be used ({error}): run the stage sample again") from None
     expected = (num_classes, per_class, *IMAGE_SHAPE)
     if samples.ndim != 5 or samples[:, :per_class].shape != expected:
         raise StageError(
-            f"{path} holds uint8 of shape {samples.shape}, not uint8 of {expected} or more: run the stage sample again"
+            f"{path} cannot be used (its shape is {samples.shape}; expected: {expected} or more of each class): "
+            "run the stage sample again"
         )
     return samples

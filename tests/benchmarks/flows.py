@@ -24,7 +24,7 @@ from tests import fake_project
 from tests.pipeline.prefect_server import Server
 from tests.settings import ROOT
 
-FLOW = "from pipeline.flows import reproduce; raise SystemExit(not reproduce(return_state=True).is_completed())"
+FLOW = "from pipeline.flows.flows import reproduce; raise SystemExit(not reproduce(return_state=True).is_completed())"
 COMMANDS = {
     "dvc repro": ["-m", "dvc", "repro"],
     "run, no server": ["-m", "pipeline", "run"],

@@ -607,12 +607,12 @@ WRONG: dict[str, tuple[Path, Callable[[Path], object], str]] = {
     "samples of two classes": (
         inputs.SAMPLES,
         lambda path: np.save(path, strokes(16, 0).reshape(2, 8, 28, 28, 1)),
-        "has the shape (2, 8, 28, 28, 1) and not (3, 12, 28, 28, 1)",
+        "cannot be used (its shape is (2, 8, 28, 28, 1); expected: (3, 12, 28, 28, 1)",
     ),
     "four samples a class": (
         inputs.SAMPLES,
         lambda path: np.save(path, strokes(12, 0).reshape(3, 4, 28, 28, 1)),
-        "has the shape (3, 4, 28, 28, 1) and not (3, 12, 28, 28, 1)",
+        "cannot be used (its shape is (3, 4, 28, 28, 1); expected: (3, 12, 28, 28, 1)",
     ),
     "an image short": (inputs.IMAGES, lambda path: np.save(path, strokes(119, 0)), "does not hold the 120 of"),
     "a table without labels": (
@@ -642,8 +642,8 @@ WRONG: dict[str, tuple[Path, Callable[[Path], object], str]] = {
     ),
     "names that no class has": (
         inputs.CONFUSION,
-        lambda path: path.write_text("asked,named\nbee,bee\n"),
-        "cannot be used ('bee' is not in list)",
+        lambda path: path.write_text("requested,predicted\nbug,bee\n"),
+        "cannot be used ('bug' is not in list)",
     ),
     "measured drawings cut short": (inputs.ARRAYS, truncate, "cannot be used ("),
     "measured drawings of another run": (

@@ -44,13 +44,14 @@ QUICK = {
 # The stage as its command runs it, but that it says when it begins, and that checkpoints come as often as can be.
 RUN = """
 import importlib, sys
-from stages import checkpoints, command
-checkpoints.EVERY, checkpoints.SHARE = 0.05, 0.9
+from stages import command
+from stages.common import checkpoints
+checkpoints.SAVE_EVERY_SECONDS, checkpoints.MAX_TIME_SHARE = 0.05, 0.9
 name = sys.argv.pop()
 stage = importlib.import_module(f"stages.{name}")
 if name in ("train", "sample", "judge", "evaluate"):
     from stages.pixelcnn import sampling
-    sampling.MOST = 4
+    sampling.MAX_TILE = 4
 else:
     import matplotlib.figure, pandas
 print("ready", flush=True)

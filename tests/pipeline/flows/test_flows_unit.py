@@ -199,7 +199,7 @@ def test_as_many_run_at_once_as_there_are_slots_each_in_its_own() -> None:
 
 def test_what_ends_a_sweep_ends_those_at_work_and_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     started, workspace = [], Stub()
-    monkeypatch.setattr(run_stages, "running_workspaces", {workspace})
+    monkeypatch.setattr(slots, "running_workspaces", {workspace})
 
     def one(name: str) -> Any:
         started.append(name)

@@ -31,8 +31,8 @@ GENTLE = "echo $$ >> pids; echo ready; exec sleep 600"
 RUNNER = """
     import sys
     from pathlib import Path
-    from pipeline.processes import Processes
-    Processes().run(["sh", "-c", sys.argv[1]], cwd=Path.cwd(), env={"PATH": "/usr/bin:/bin"}, line=print)
+    from pipeline.subprocesses.supervisor import Supervisor
+    Supervisor().run(["sh", "-c", sys.argv[1]], cwd=Path.cwd(), env={"PATH": "/usr/bin:/bin"}, line=print)
     """
 
 
@@ -192,9 +192,9 @@ def test_a_pause_ends_with_a_stop(tmp_path: Path) -> None:
 def test_a_terminal_stays_a_terminal(tmp_path: Path) -> None:
     """A bar is drawn in the terminal, and its lines are read all the same."""
     code = (
-        "import sys; from pathlib import Path; from pipeline.processes import Processes; lines = [];"
+        "import sys; from pathlib import Path; from pipeline.subprocesses.supervisor import Supervisor; lines = [];"
         "script = 'test -t 1 && test -t 2 && printf \"1%%\\\\r2%%\\\\n\" && stty size < /dev/stderr';"
-        "Processes().run(['sh', '-c', script],"
+        "Supervisor().run(['sh', '-c', script],"
         "cwd=Path.cwd(), env={'PATH': '/usr/bin:/bin', 'LINES': '7', 'COLUMNS': '99'}, line=lines.append, echo=True);"
         "Path('lines').write_text(repr(lines))"
     )

@@ -35,7 +35,10 @@ def test_a_cpu_repeats_itself_and_a_gpu_where_it_is_told_to(
 
 
 def test_auto_says_what_it_took_and_tensorflow_says_nothing() -> None:
-    command = "from stages import device; device.use('auto'); import tensorflow as tf; print(float(tf.constant(1.0)))"
+    command = (
+        "from stages.common import device; device.configure('auto'); "
+        "import tensorflow as tf; print(float(tf.constant(1.0)))"
+    )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "1.0\n"

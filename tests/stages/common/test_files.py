@@ -71,8 +71,8 @@ def test_a_full_disk_that_a_library_tells_of_in_words_is_an_oserror(tmp_path: Pa
 # Opens an output, says so, and waits to be killed.
 WRITER = """
 import sys, time
-from stages import files
-with files.folder(sys.argv[1]) as folder, files.output(sys.argv[2]) as file:
+from stages.common import files
+with files.atomic_folder(sys.argv[1]) as folder, files.atomic_file(sys.argv[2]) as file:
     (folder / "half").write_text("half")
     file.write_text("half")
     print("writing", flush=True)

@@ -19,11 +19,11 @@ PATH = samples.FOLDER / samples.IMAGES
     ("content", "said"),
     [
         (None, "data/sample/samples.npy is not there: run the stage sample first"),
-        (b"", "data/sample/samples.npy cannot be read (.*): run the stage sample again"),
-        (np.zeros((2, 4, 28, 28, 1), np.uint8), r"of shape \(2, 4, 28, 28, 1\), not uint8 of \(2, 5, .* or more"),
-        (np.zeros((3, 5, 28, 28, 1), np.uint8), r"not uint8 of \(2, 5, .* or more: run the stage sample again"),
+        (b"", "data/sample/samples.npy cannot be used (.*): run the stage sample again"),
+        (np.zeros((2, 4, 28, 28, 1), np.uint8), r"its shape is \(2, 4, 28, 28, 1\); expected: \(2, 5, .* or more"),
+        (np.zeros((3, 5, 28, 28, 1), np.uint8), r"expected: \(2, 5, .* or more of each class\): run the stage sample"),
         (np.zeros((2, 5, 28, 28, 1)), "holds float64"),
-        (np.zeros(3, np.uint8), r"holds uint8 of shape \(3,\)"),
+        (np.zeros(3, np.uint8), r"its shape is \(3,\)"),
     ],
 )
 def test_samples_that_cannot_be_measured(

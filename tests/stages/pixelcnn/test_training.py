@@ -88,9 +88,10 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.stages.pixelcnn.test_training import CONDITION, CONFIG, IMAGES
 from stages.pixelcnn import network
-from stages.pixelcnn.training import Recipe, Trainer
+from stages.pixelcnn.training import OptimizerConfig, Trainer
 both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-runs = [Trainer(CONFIG, Recipe(4, 0.01, ema_decay=0.5), network.initialise(CONFIG, 0), s) for s in (None, both)]
+optimizer = OptimizerConfig(4, 0.01, ema_decay=0.5)
+runs = [Trainer(CONFIG, optimizer, network.initialise(CONFIG, 0), s) for s in (None, both)]
 for step in range(4):
     one, two = (float(run.step(step, IMAGES, CONDITION)[0]) for run in runs)
     np.testing.assert_allclose(one, two, rtol=1e-5)

@@ -28,7 +28,7 @@ import sys
 from stages import command, extract, filter
 from stages.quickdraw import remote, sources
 import aiohttp, pandas
-remote.UNSAVED = float(sys.argv[1])
+remote.SAVE_EVERY_SECONDS = float(sys.argv[1])
 print("ready", flush=True)
 for stage in (extract, filter):
     if code := command.run(stage.main, stage.__doc__, []):

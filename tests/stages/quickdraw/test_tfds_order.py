@@ -61,9 +61,9 @@ def runs(process: Path) -> bool:
 def test_processes_end_with_the_one_that_started_them() -> None:
     code = (
         "import multiprocessing, time\n"
-        "from stages.quickdraw import selection\n"
-        "selection._cores = lambda: 2\n"
-        "with selection._mapping(10 * selection.WORTH_A_PROCESS) as mapping:\n"
+        "from stages.quickdraw import tfds_order\n"
+        "tfds_order.usable_cores = lambda: 2\n"
+        "with tfds_order._mapping(10 * tfds_order.WORTH_A_PROCESS) as mapping:\n"
         "    list(mapping(abs, range(10)))\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    time.sleep(60)\n"
