@@ -1,48 +1,63 @@
-# `make run` and `make test` are all that a newcomer needs; `make help` lists the rest.
+# `make run` and `make test` are all that a newcomer needs. `make help` lists the others.
 
 VENV ?= .venv
 PROFILE ?= quick
-# The first Python that the project runs on; name another with PYTHON=…
+# The first Python that the project supports; PYTHON=… names another.
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python3.10,$(if \
     $(shell $(python) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) and print("good")' 2>/dev/null),$(python))))
 
-# A module is compiled when it is first imported, and the outcome kept; to compile all of TensorFlow first takes a minute.
+# Python compiles a module when it is first imported. Compiling all of TensorFlow during installation takes a minute.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-compile
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help run test slow torture flows lint format types
+.PHONY: help run test slow robustness flows graph coverage lint format types constraints clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-help: ## List these commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+help: ## List the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-run: $(VENV)/.for-run ## Run the pipeline and print the report's path: MIRROR=<folder of drawings> PROFILE=quick
+run: $(VENV)/.for-run ## Run the pipeline and print the path of its report: MIRROR=<folder of drawings> PROFILE=quick
 	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --mirror "$${MIRROR:-auto}"
 
 test: $(VENV)/.for-dev ## The fast tests
 	@$(VENV)/bin/python -m pytest -q
 
 slow: $(VENV)/.for-dev ## The slow tests
-	@$(VENV)/bin/python -m pytest -q --slow -m "slow or torture"
+	@$(VENV)/bin/python -m pytest -q --slow -m "slow or robustness"
 
-torture: $(VENV)/.for-dev ## Kills, full disks, damaged files, hostile input, at length: KILLS=20 for each stage
-	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m torture
+robustness: $(VENV)/.for-dev ## Kills, full disks, damaged files and hostile input, at length: KILLS=20 for each stage
+	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m robustness
 
-flows: $(VENV)/.for-dev ## The flows on a real Prefect server, with real workers
+flows: $(VENV)/.for-dev ## The flows, on a real Prefect server with real workers
 	@$(VENV)/bin/python -m pytest -q --slow -m prefect
 
-lint: $(VENV)/.for-dev ## Style and likely mistakes
+graph: $(VENV)/.for-dev ## Check that dvc.yaml agrees with the code
+	@$(VENV)/bin/python -m pytest -q tests/test_graph.py tests/test_architecture.py
+
+coverage: $(VENV)/.for-dev ## Which lines the fast tests run, as a report in htmlcov/
+	@$(VENV)/bin/python -m pytest -q --cov --cov-report=html
+
+lint: $(VENV)/.for-dev ## Check style, likely mistakes and spelling
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
+	@git ls-files -z | xargs -0 $(VENV)/bin/codespell
 
-format: $(VENV)/.for-dev ## Put the code into its style
+format: $(VENV)/.for-dev ## Format the code
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
 types: $(VENV)/.for-dev ## Check the types
 	@$(VENV)/bin/mypy
+
+constraints: $(VENV)/.for-dev ## Resolve constraints.txt again for all supported Pythons: UPGRADE=1 takes newer versions
+	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-annotate --no-header \
+	    $(if $(UPGRADE),--upgrade) --output-file constraints.txt pyproject.toml
+
+clean: ## Delete the environment, caches and builds; data/, reports/ and the cache of DVC stay
+	@rm -rf "$(VENV)" build dist htmlcov .coverage *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find stages pipeline tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.10 to 3.13 is needed; name one: make run PYTHON=/path/to/python3.12" >&2; exit 1; }
