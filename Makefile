@@ -21,22 +21,22 @@ help: ## List the commands
 run: $(VENV)/.for-run ## Run the pipeline and print the path of its report: MIRROR=<folder of drawings> PROFILE=quick
 	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --mirror "$${MIRROR:-auto}"
 
-test: $(VENV)/.for-dev ## The fast tests
+test: $(VENV)/.for-dev ## Run the fast tests
 	@$(VENV)/bin/python -m pytest -q
 
-slow: $(VENV)/.for-dev ## The slow tests
+slow: $(VENV)/.for-dev ## Run the slow tests
 	@$(VENV)/bin/python -m pytest -q --slow -m "slow or robustness"
 
-robustness: $(VENV)/.for-dev ## Kills, full disks, damaged files and hostile input, at length: KILLS=20 for each stage
+robustness: $(VENV)/.for-dev ## Test kills, full disks, damaged files and hostile input, at length: KILLS=20 for each stage
 	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m robustness
 
-flows: $(VENV)/.for-dev ## The flows, on a real Prefect server with real workers
+flows: $(VENV)/.for-dev ## Test the flows on a real Prefect server, with real workers
 	@$(VENV)/bin/python -m pytest -q --slow -m prefect
 
 graph: $(VENV)/.for-dev ## Check that dvc.yaml agrees with the code
 	@$(VENV)/bin/python -m pytest -q tests/test_graph.py tests/test_architecture.py
 
-coverage: $(VENV)/.for-dev ## Which lines the fast tests run, as a report in htmlcov/
+coverage: $(VENV)/.for-dev ## Report in htmlcov/ which lines the fast tests run
 	@$(VENV)/bin/python -m pytest -q --cov --cov-report=html
 
 lint: $(VENV)/.for-dev ## Check style, likely mistakes and spelling

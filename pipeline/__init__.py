@@ -1,1 +1,1 @@
-"""How a run happens: over DVC's graph, and never what a stage does."""
+"""Run the stages of the DVC graph: commands, settings, Prefect flows and workspaces. The stages are in `stages/`."""

@@ -13,25 +13,26 @@ from stages.common.errors import reporting_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the arguments say, and return the exit code: 2 for a setting that cannot be used, 1 for a failed run."""
+    """Run the command in `argv`. Return the exit code: 0 for success, 2 for an invalid setting, 1 for other errors."""
     arguments = parser().parse_args(argv)
-    return reporting_errors(lambda: arguments.do(arguments))
+    return reporting_errors(lambda: arguments.execute(arguments))
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command-line parser. In what it parses, `execute` is the function that runs the command."""
     parser = argparse.ArgumentParser(prog="python -m pipeline", description="Run the pipeline: drawings to a report.")
     commands = parser.add_subparsers(required=True, metavar="command")
     command = commands.add_parser(
         "run",
-        help="run the stages that need to run, and print the figures and the report's path",
-        description="Run the stages that need to run, keep the run as a DVC experiment, and print the figures and the "
-        "report's path. The run's settings are left in params.yaml.",
+        help="run the stages that are out of date; print the metrics and the path of the report",
+        description="Run the stages that are out of date, save the run as a DVC experiment, and print the metrics and "
+        "the path of the report. The settings of the run are written to params.yaml.",
     )
     command.add_argument(
         "--profile",
         choices=settings.profiles(),
-        help="a named set of changes to the committed params.yaml, from pipeline/profiles.yaml; "
-        "without one, the settings are params.yaml as it stands",
+        help="a profile of pipeline/profiles.yaml: named changes to the committed params.yaml; "
+        "default: the current params.yaml",
     )
     command.add_argument(
         "-S",
@@ -39,58 +40,60 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="change one setting: -S num_resnet=3 -S 'classes=[bee, cat]'",
+        help="change one setting (repeatable): -S num_resnet=3 -S 'classes=[bee, cat]'",
     )
     command.add_argument(
         "--mirror",
         metavar="MIRROR",
-        help="a folder of <class>.npy files (a relative one starts here), a URL, doodles, "
-        "or auto: the best that is at hand",
+        help="where the drawings come from: a folder of <class>.npy files (relative to the current folder), a URL, "
+        "doodles, or auto (the public bucket; doodles if it cannot be reached); default: the setting mirror",
     )
-    command.set_defaults(do=lambda given: run.run(given.profile, given.set, given.mirror))
+    command.set_defaults(execute=lambda arguments: run.run(arguments.profile, arguments.set, arguments.mirror))
 
     command = commands.add_parser(
         "serve",
-        help="start Prefect on this machine: its pages, the schedules and forms of prefect.yaml, and a worker",
-        description="Start Prefect on this machine: its server and pages, the deployments of prefect.yaml, and a "
-        "worker that runs them in this checkout, one at a time. Ends with an interrupt.",
+        help="start Prefect on this machine: its server, the deployments of prefect.yaml, and a worker",
+        description="Start Prefect on this machine: its server with its web pages, the deployments of prefect.yaml, "
+        "and a worker that runs them in this checkout, one at a time. Stop it with Ctrl-C.",
     )
-    command.add_argument("--port", type=int, default=4200, help="of the server, on this machine alone (4200)")
-    command.add_argument("--schedules", action="store_true", help="have the schedules of prefect.yaml start runs")
-    command.set_defaults(do=lambda given: serve(given.port, given.schedules))
+    command.add_argument("--port", type=int, default=4200, help="the server's port on 127.0.0.1; default: 4200")
+    command.add_argument("--schedules", action="store_true", help="enable the schedules of prefect.yaml")
+    command.set_defaults(execute=lambda arguments: serve(arguments.port, arguments.schedules))
 
     command = commands.add_parser(
         "verify",
-        help="say whether a report belongs to the files and the settings here",
-        description="Hash the files that a report says it was made from, compare its settings with those of "
-        "params.yaml, and say whether it belongs to what lies here. The exit code is 1 where it does not.",
+        help="check that a report matches the files and settings of this workspace",
+        description="Check that a report matches this workspace: hash the files that the report lists as its inputs, "
+        "and compare its settings with params.yaml. The exit code is 1 if anything differs.",
     )
-    command.add_argument("page", nargs="?", default="reports/index.html", help="the report (reports/index.html)")
-    command.set_defaults(do=lambda given: verify(Path(given.page)))
+    command.add_argument(
+        "page", nargs="?", default="reports/index.html", help="the report; default: reports/index.html"
+    )
+    command.set_defaults(execute=lambda arguments: verify(Path(arguments.page)))
 
     command = commands.add_parser(
         "compare",
-        help="lay the drawings, settings and measures of experiments side by side in reports/compare.html",
-        description="Lay the drawings, settings and measures of several revisions side by side, in "
-        "reports/compare.html. Nothing is computed again: their outputs come from DVC's cache.",
+        help="compare the drawings, settings and metrics of experiments in reports/compare.html",
+        description="Compare the drawings, settings and metrics of several revisions in reports/compare.html. Nothing "
+        "is computed again: the outputs come from DVC's cache.",
     )
     command.add_argument(
         "revisions",
         nargs="*",
         metavar="rev",
-        help="a DVC experiment or a Git revision, `workspace` for what lies here; "
-        "without any, the workspace and the experiments made from the current commit",
+        help="a DVC experiment, a Git revision, or `workspace` for the current files; "
+        "default: the workspace and the experiments made from the current commit",
     )
-    command.set_defaults(do=lambda given: compare(given.revisions))
+    command.set_defaults(execute=lambda arguments: compare(arguments.revisions))
 
     command = commands.add_parser(
         "doctor",
-        help="say whether a run would work on this machine, and what to do where not",
-        description="Look at each thing that a run with the settings of params.yaml needs, and print a line for it: "
-        "ok, note (a run would work, if not as one may expect) or wrong, with a remedy. The exit code is 1 where one "
-        "is wrong.",
+        help="check whether a run would work on this machine, and print what to do if not",
+        description="Check each thing that a run with the settings of params.yaml needs, and print one line for each: "
+        "ok, note (a run works, but perhaps not as expected) or error (a run would fail), and what to do. The exit "
+        "code is 1 if there is an error.",
     )
-    command.set_defaults(do=lambda given: doctor())
+    command.set_defaults(execute=lambda _: doctor())
     return parser
 
 

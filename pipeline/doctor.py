@@ -1,4 +1,4 @@
-"""Whether a run would work on this machine: each thing that it needs, how it is, and what to do where it is wrong."""
+"""The command `doctor`: check everything that a run needs on this machine, and print what to do about each problem."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pipeline import dvc, server
@@ -30,21 +30,20 @@ from stages.common.cores import usable_cores
 from stages.common.errors import SettingsError, UserError
 from stages.common.urls import hide_secrets
 
-T = TypeVar("T")
-
-NETWORK_TIMEOUT = 5.0  # seconds for an answer
-CHECK_TIMEOUT = 30.0  # seconds for a check; a folder of a server that is gone never answers
-TENSORFLOW_TIMEOUT = 120.0  # seconds to import it, on a machine that does much else
-# Below these a run is likely to end for want of it. TensorFlow alone takes half a gigabyte of memory.
+# In seconds.
+NETWORK_TIMEOUT = 5.0  # for an HTTP response
+CHECK_TIMEOUT = 30.0  # for one check; a folder on an unreachable file server can block for ever
+TENSORFLOW_TIMEOUT = 120.0  # to import TensorFlow on a busy machine
+# In bytes. Below LOW_… a run may fail for lack of memory or disk; TensorFlow alone takes 0.5 GB of memory.
 LOW_MEMORY = 2e9
-LOW_DISK, NO_DISK = 2e9, 1e8
+LOW_DISK, MIN_DISK = 2e9, 1e8
 
 INSTALL = "pip install -c constraints.txt -e ."
 INSTALL_GPU = "pip install -c constraints.txt -e '.[gpu]'"
-ANOTHER_MIRROR = "name another in params.yaml or with --mirror, or `doodles`"
+USE_ANOTHER_MIRROR = "set another mirror, or `doodles`, in params.yaml or with --mirror"
 
-# What a process of its own says of TensorFlow, in one line of JSON.
-ASK_TENSORFLOW = """
+# Run in a separate process. Its last line of output is JSON.
+TENSORFLOW_PROBE = """
 import json
 import tensorflow as tf
 gpus = tf.config.list_physical_devices("GPU")
@@ -54,47 +53,53 @@ print(json.dumps({"version": tf.__version__, "cuda": tf.test.is_built_with_cuda(
 
 
 class Level(str, enum.Enum):
-    """What a finding means for a run."""
+    """What the result of a check means for a run."""
 
     OK = "ok"
-    NOTE = "note"  # a run would work, if not as one may expect
-    WRONG = "wrong"  # a run would fail
+    NOTE = "note"  # a run works, but perhaps not as expected
+    ERROR = "error"  # a run would fail
 
 
 class Finding(NamedTuple):
-    """How one thing is."""
+    """The result of a check.
+
+    Attributes:
+      level: what it means for a run.
+      message: what was found.
+      remedy: what to do about it; empty if nothing.
+    """
 
     level: Level
-    says: str
+    message: str
     remedy: str = ""
 
 
 class DoctorError(UserError):
-    """A run would not work: one line for a person."""
+    """A run would fail."""
 
 
 def doctor() -> None:
-    """Print a line for each thing that a run needs.
+    """Print the result of each check, one line each.
 
     Raises:
-      DoctorError: one of them is wrong.
+      DoctorError: a check found an error.
     """
     root = dvc.project_root(Path.cwd())
-    wrong = 0
-    for name, finding in findings(root):
-        wrong += finding.level is Level.WRONG
-        says = f"{finding.says}; {finding.remedy}" if finding.remedy else finding.says
-        print(f"{finding.level.value:6}{name:14}{hide_secrets(' '.join(says.split()))}", flush=True)
-    if wrong:
-        raise DoctorError(f"a run would not work here: {wrong} of the lines above begin with `wrong`")
+    errors = 0
+    for name, finding in run_checks(root):
+        errors += finding.level is Level.ERROR
+        text = f"{finding.message}; {finding.remedy}" if finding.remedy else finding.message
+        print(f"{finding.level.value:6}{name:14}{hide_secrets(' '.join(text.split()))}", flush=True)
+    if errors:
+        raise DoctorError(f"a run would fail on this machine: see the lines above that begin with `error` ({errors})")
 
 
-def findings(root: Path) -> Iterator[tuple[str, Finding]]:
-    """What each check finds. One that breaks or never ends is a finding too, and the others go on."""
+def run_checks(root: Path) -> Iterator[tuple[str, Finding]]:
+    """The name and result of each check. A check that raises or times out has a result too; the others still run."""
     values: dict[str, Any] = {}
     with contextlib.suppress(SettingsError, OSError):
         values = params.read(root / "params.yaml")
-    answer = Background(TENSORFLOW_TIMEOUT, ask_tensorflow)  # while the others are looked at
+    probe = BackgroundCall(TENSORFLOW_TIMEOUT, probe_tensorflow)  # in parallel with the other checks
     checks: list[tuple[str, float, Callable[[], Finding]]] = [
         ("Python", CHECK_TIMEOUT, lambda: check_python(root)),
         ("packages", CHECK_TIMEOUT, check_packages),
@@ -109,237 +114,247 @@ def findings(root: Path) -> Iterator[tuple[str, Finding]]:
         ("workspace", CHECK_TIMEOUT, lambda: check_disk(root)),
         ("DVC's cache", CHECK_TIMEOUT, lambda: check_disk(dvc.cache_folder(root))),
         ("user's cache", CHECK_TIMEOUT, lambda: check_disk(files.cache_folder())),
-        ("TensorFlow", TENSORFLOW_TIMEOUT, lambda: check_tensorflow(answer.get(), str(values.get("device", "auto")))),
+        ("TensorFlow", TENSORFLOW_TIMEOUT, lambda: check_tensorflow(probe.result(), str(values.get("device", "auto")))),
     ]
     if values.get("source") == "tfds":
         checks.append(("data_dir", CHECK_TIMEOUT, lambda: check_data_dir(str(values.get("data_dir")), root)))
-    for name, seconds, check in checks:
+    for name, timeout, check in checks:
         try:
-            yield name, Background(seconds, check).get()
+            yield name, BackgroundCall(timeout, check).result()
         except UserError as error:
-            yield name, Finding(Level.WRONG, str(error))
+            yield name, Finding(Level.ERROR, str(error))
         except OSError as error:
-            where = f"{error.filename}: " if error.filename is not None else ""
-            yield name, Finding(Level.WRONG, f"{where}{error.strerror or error}")
-        except Exception as error:  # whatever it is, the rest must be seen
-            yield name, Finding(Level.NOTE, f"could not be looked at: {type(error).__name__}: {error}")
+            prefix = f"{error.filename}: " if error.filename is not None else ""
+            yield name, Finding(Level.ERROR, f"{prefix}{error.strerror or error}")
+        except Exception as error:  # a defect in one check must not hide the others
+            yield name, Finding(Level.NOTE, f"check failed: {type(error).__name__}: {error}")
 
 
-class Background:
-    """A function that runs beside this thread, and may run for ever: the process ends without it."""
+class BackgroundCall:
+    """A function call in a daemon thread. The process can exit even if the call never returns."""
 
-    def __init__(self, seconds: float, function: Callable[[], Any]) -> None:
-        self._seconds = seconds
+    def __init__(self, timeout: float, function: Callable[[], Any]) -> None:
+        self._timeout = timeout
         self._result: Any = None
-        self._error: BaseException | None = TimeoutError(f"no answer within {seconds:g} seconds")
+        self._error: BaseException | None = TimeoutError(f"timed out after {timeout:g} seconds")
         self._thread = threading.Thread(target=self._run, args=(function,), daemon=True)
         self._thread.start()
 
     def _run(self, function: Callable[[], Any]) -> None:
         try:
             self._result, self._error = function(), None
-        except BaseException as error:  # raised where the result is asked for
+        except BaseException as error:  # raised by `result`
             self._error = error
 
-    def get(self) -> Any:
-        """What the function returned, or raised; `TimeoutError` after the seconds."""
-        self._thread.join(self._seconds)
+    def result(self) -> Any:
+        """Return or raise what the function returned or raised. Raise `TimeoutError` after `timeout` seconds."""
+        self._thread.join(self._timeout)
         if self._error is not None:
             raise self._error
         return self._result
 
 
-# --- This machine ---
+# --- The machine ---
 
 
 def check_python(root: Path) -> Finding:
-    """The version, and whether DVC's commands, typed here, would find the same one."""
+    """Check the version of Python, and that `dvc repro` in this shell would use the same Python."""
     from packaging.specifiers import SpecifierSet
 
-    here = platform.python_version()
-    permitted = re.search(r'^requires-python = "(.+)"', (root / "pyproject.toml").read_text(), re.MULTILINE)
-    if permitted and not SpecifierSet(permitted[1]).contains(here, prereleases=True):
+    version = platform.python_version()
+    required = re.search(r'^requires-python = "(.+)"', (root / "pyproject.toml").read_text(), re.MULTILINE)
+    if required and not SpecifierSet(required[1]).contains(version, prereleases=True):
         return Finding(
-            Level.WRONG, f"{here}; the project needs {permitted[1]}", "make an environment with such a one: `make run`"
+            Level.ERROR,
+            f"{version}; the project needs {required[1]}",
+            "create an environment with such a version: `make run`",
         )
-    found = shutil.which("python")
-    if found is None or Path(found).parent.resolve() != Path(sys.executable).parent.resolve():
-        other = f"{found} instead" if found else "no `python` at all"
+    on_path = shutil.which("python")
+    if on_path is None or Path(on_path).parent.resolve() != Path(sys.executable).parent.resolve():
+        problem = f"would use {on_path}" if on_path else "would find no `python`"
         return Finding(
             Level.NOTE,
-            f"{here}, {sys.executable}; `dvc repro`, typed here, would find {other}",
+            f"{version}, {sys.executable}; `dvc repro` in this shell {problem}",
             "activate the environment: . .venv/bin/activate",
         )
-    return Finding(Level.OK, f"{here}, {sys.executable}")
+    return Finding(Level.OK, f"{version}, {sys.executable}")
 
 
 def check_packages() -> Finding:
-    """Whether what the project asks for is installed, in a version that it permits."""
+    """Check that the project's dependencies are installed, in versions that it permits."""
     from packaging.requirements import Requirement
 
-    wrong = []
+    problems = []
     for text in importlib.metadata.requires("quickdraw-pixelcnn") or ():
-        wanted = Requirement(text)
-        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            here = importlib.metadata.version(wanted.name)
+            version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{wanted.name} is not installed")
+            problems.append(f"{requirement.name} is not installed")
             continue
-        if not wanted.specifier.contains(here, prereleases=True):
-            wrong.append(f"{wanted.name} is {here}, not {wanted.specifier}")
-    if wrong:
-        return Finding(Level.WRONG, ", ".join(wrong), INSTALL)
-    return Finding(Level.OK, "all are here, in versions that the project permits")
+        if not requirement.specifier.contains(version, prereleases=True):
+            problems.append(f"{requirement.name} is {version}, not {requirement.specifier}")
+    if problems:
+        return Finding(Level.ERROR, ", ".join(problems), INSTALL)
+    return Finding(Level.OK, "all are installed in permitted versions")
 
 
-def ask_tensorflow() -> subprocess.CompletedProcess[str]:
-    """TensorFlow's own words, from a process that ends: it may crash, and one that sees a GPU takes its memory."""
-    command = [sys.executable, "-c", ASK_TENSORFLOW]
+def probe_tensorflow() -> subprocess.CompletedProcess[str]:
+    """Import TensorFlow and list its GPUs in a separate process, because it may crash and reserves the GPUs' memory."""
+    command = [sys.executable, "-c", TENSORFLOW_PROBE]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=TENSORFLOW_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"to import it takes longer than {TENSORFLOW_TIMEOUT:g} seconds") from None
+        raise TimeoutError(f"the import takes longer than {TENSORFLOW_TIMEOUT:g} seconds") from None
 
 
-def check_tensorflow(answer: subprocess.CompletedProcess[str], device: str) -> Finding:
-    """Whether TensorFlow can be imported and sees a GPU, or why not."""
-    if answer.returncode:
-        last = (answer.stderr.strip() or f"it ended with exit code {answer.returncode}").splitlines()[-1]
-        return Finding(Level.WRONG, f"cannot be imported: {last}", INSTALL)
-    found = json.loads(answer.stdout.splitlines()[-1])
-    version = f"TensorFlow {found['version']}"
-    if found["gpus"]:
-        return Finding(Level.OK, f"{version} computes on {', '.join(found['gpus'])}")
-    reason, remedy = why_no_gpu(bool(found["cuda"]), answer.stderr)
+def check_tensorflow(probe: subprocess.CompletedProcess[str], device: str) -> Finding:
+    """Check that TensorFlow can be imported and finds a GPU.
+
+    Args:
+      probe: what `probe_tensorflow` returned.
+      device: the setting. Without a GPU, `gpu` is an error.
+    """
+    if probe.returncode:
+        reason = (probe.stderr.strip() or f"exit code {probe.returncode}").splitlines()[-1]
+        return Finding(Level.ERROR, f"cannot be imported: {reason}", INSTALL)
+    build = json.loads(probe.stdout.splitlines()[-1])
+    version = f"TensorFlow {build['version']}"
+    if build["gpus"]:
+        return Finding(Level.OK, f"{version} computes on {', '.join(build['gpus'])}")
+    reason, remedy = why_no_gpu(bool(build["cuda"]), probe.stderr)
     if device == "gpu":
         return Finding(
-            Level.WRONG, f"{version} sees no GPU, and device is gpu: {reason}", f"{remedy}, or -S device=auto"
+            Level.ERROR, f"{version} finds no GPU, but device is gpu: {reason}", f"{remedy}, or use -S device=auto"
         )
     return Finding(Level.NOTE, f"{version} computes on the CPU: {reason}", remedy)
 
 
-def why_no_gpu(cuda: bool, said: str) -> tuple[str, str]:
-    """The reason why TensorFlow sees no GPU, and what to do about it.
+def why_no_gpu(cuda: bool, stderr: str) -> tuple[str, str]:
+    """The reason why TensorFlow finds no GPU, and what to do about it.
 
     Args:
-      cuda: whether it was built to see one.
-      said: its standard error.
+      cuda: whether TensorFlow was built with CUDA.
+      stderr: what it wrote to standard error when it listed the GPUs.
     """
     if not cuda:
         return "it was built without CUDA", "a GPU needs NVIDIA's driver and TensorFlow's package for Linux"
     if not (Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()):
-        return "there is no NVIDIA driver here", "the profiles quick and laptop are made for a machine without a GPU"
-    if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
-        return f"CUDA_VISIBLE_DEVICES is {hidden!r}, which hides them all", "unset CUDA_VISIBLE_DEVICES"
-    if "dlopen" in said or "libcu" in said:
-        return "the driver is here, and CUDA's libraries are not", INSTALL_GPU
-    return "the driver shows it none", "see whether `nvidia-smi` does"
+        return "no NVIDIA driver is installed", "use the profile quick or laptop, made for machines without a GPU"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
+        return f"CUDA_VISIBLE_DEVICES is {visible!r}, which hides all GPUs", "unset CUDA_VISIBLE_DEVICES"
+    if "dlopen" in stderr or "libcu" in stderr:
+        return "the NVIDIA driver is installed, but CUDA's libraries are not", INSTALL_GPU
+    return "the NVIDIA driver shows it no GPU", "check that `nvidia-smi` lists one"
 
 
 def check_processor() -> Finding:
-    """How many cores a run may use."""
+    """Report how many cores a run may use."""
     cores = usable_cores()
     return Finding(Level.OK, f"{cores} core{'s' if cores > 1 else ''}, {platform.machine()}")
 
 
 def check_memory() -> Finding:
-    """What is free, within the bound of a container."""
+    """Check the free memory, within the memory limit of a container."""
     import psutil
 
     free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a bound
-        bound = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, bound - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
     if free < LOW_MEMORY:
         return Finding(
             Level.NOTE,
-            f"{free / 1e9:.1f} GB are free, which is little",
-            "lower batch_size or num_filters, or end others",
+            f"{free / 1e9:.1f} GB are free, which may be too little",
+            "reduce batch_size or num_filters, or close other programs",
         )
     return Finding(Level.OK, f"{free / 1e9:.1f} GB are free")
 
 
 def check_disk(folder: Path) -> Finding:
-    """Whether a folder, there or to be made, can be written to, and what is free there."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        return Finding(Level.WRONG, f"{there} is not a folder", "move it out of the way")
+    """Check that a folder can be written to and that its disk has space. The folder need not exist yet."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        return Finding(Level.ERROR, f"{existing} is not a folder", "move or rename it")
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         return Finding(
-            Level.WRONG, f"{there} cannot be written to ({error.strerror})", "see whose it is, and what is full"
+            Level.ERROR,
+            f"{existing} cannot be written to ({error.strerror})",
+            "check its permissions and the free disk space",
         )
-    free = shutil.disk_usage(there).free
-    says = f"{folder}: {free / 1e9:.1f} GB are free"
-    if free < NO_DISK:
-        return Finding(Level.WRONG, f"{says}, and that is not enough", "delete something, or run `dvc gc --workspace`")
+    free = shutil.disk_usage(existing).free
+    message, remedy = f"{folder}: {free / 1e9:.1f} GB are free", "delete files, or run `dvc gc --workspace`"
+    if free < MIN_DISK:
+        return Finding(Level.ERROR, f"{message}, which is too little", remedy)
     if free < LOW_DISK:
-        return Finding(Level.NOTE, f"{says}, which is little", "delete something, or run `dvc gc --workspace`")
-    return Finding(Level.OK, says)
+        return Finding(Level.NOTE, f"{message}, which may be too little", remedy)
+    return Finding(Level.OK, message)
 
 
-# --- This copy of the project ---
+# --- The project ---
 
 
 def check_settings(root: Path) -> Finding:
-    """Whether params.yaml can be used."""
+    """Check that params.yaml is valid."""
     try:
         params.check(params.read(root / "params.yaml"), "params.yaml")
     except SettingsError as error:
-        return Finding(Level.WRONG, str(error), "change it, or `git restore params.yaml`")
-    return Finding(Level.OK, "params.yaml is as it should be")
+        return Finding(Level.ERROR, str(error), "change it, or run `git restore params.yaml`")
+    return Finding(Level.OK, "params.yaml is valid")
 
 
 def check_git(root: Path) -> Finding:
-    """Whether DVC can keep a run beside a commit, and whether that commit says all."""
-    dvc.find_root(root)
+    """Check that DVC can save experiments, and that no file but params.yaml has uncommitted changes."""
+    dvc.find_root(root)  # raises an error without a Git repository or a commit
     if not dvc.is_committed(root, "params.yaml"):
         return Finding(
             Level.NOTE,
-            "files differ from the last commit, beside which runs are kept",
-            "`git status` names them; commit them for a run that others can repeat",
+            "files differ from the last commit, on which DVC bases experiments",
+            "`git status` lists them; commit them so that others can reproduce a run",
         )
-    return Finding(Level.OK, "all files are as last committed")
+    return Finding(Level.OK, "no uncommitted changes (params.yaml is not checked)")
 
 
 def check_graph(root: Path) -> Finding:
-    """Whether DVC can read its graph, and how much of it has run."""
+    """Check that DVC can read its graph, and report how many stages have run."""
     if not (root / ".dvc").is_dir():
-        return Finding(Level.WRONG, f"{root} has no folder .dvc", "`git restore .dvc`")
+        return Finding(Level.ERROR, f"{root} has no folder .dvc", "run `git restore .dvc`")
     names = [stage.name for stage in dvc.stages(root)]
-    done = dvc.stages_in_lockfile(root).intersection(names)
-    return Finding(Level.OK, f"dvc.lock has {len(done)} of the {len(names)} stages as run")
+    recorded = dvc.stages_in_lockfile(root).intersection(names)
+    return Finding(Level.OK, f"{len(recorded)} of the {len(names)} stages have run, according to dvc.lock")
 
 
 def check_remote(root: Path) -> Finding:
-    """Whether what has run can be sent to the remote that is configured."""
+    """Check that the DVC remote can be written to, if one is configured."""
     name = dvc.remote(root)
     if name is None:
-        return Finding(Level.OK, "none is configured: outputs stay on this machine")
+        return Finding(Level.OK, "no remote is configured (optional): outputs stay on this machine")
     try:
         dvc.try_remote(root, name)
-    except Exception as error:  # the errors of whatever package reads this kind of store
+    except Exception as error:  # each kind of remote has other exceptions
         reason = str(error) or type(error).__name__
         return Finding(
-            Level.WRONG, f"{name!r} cannot be written to: {reason}", f"see `dvc remote list` and `dvc push -r {name}`"
+            Level.ERROR, f"{name!r} cannot be written to: {reason}", f"try `dvc remote list` and `dvc push -r {name}`"
         )
     return Finding(Level.OK, f"{name!r} can be written to")
 
 
-# --- What a run speaks to ---
+# --- The network ---
 
 
 def check_mirror(values: dict[str, Any], root: Path) -> Finding:
-    """Whether the mirror of params.yaml holds a drawing of each class, as far as can be seen in seconds."""
+    """Check that the mirror of params.yaml has the classes' files: of a remote mirror, only the first class's."""
     address, classes = values.get("mirror"), values.get("classes")
     if not isinstance(address, str) or not address or not isinstance(classes, list) or not classes:
-        return Finding(Level.NOTE, "params.yaml names none: see settings")
+        return Finding(Level.NOTE, "not checked, because params.yaml is not valid")
     if address == params.DOODLES:
-        return Finding(Level.OK, "doodles, which need nothing")
+        return Finding(Level.OK, "doodles, which need no download")
     scheme, separator, _ = address.partition("://")
     if not separator or scheme == "file":
         path = Path(unquote(urlsplit(address).path)) if separator else root / os.path.expanduser(address)
@@ -350,85 +365,87 @@ def check_mirror(values: dict[str, Any], root: Path) -> Finding:
 
 
 def check_folder(path: Path, classes: list[str]) -> Finding:
-    """A mirror on this machine."""
+    """Check that a folder has a file of each class."""
     if not path.is_dir():
-        says = f"{path} is not a folder" if path.exists() else f"there is no folder {path}"
-        return Finding(Level.WRONG, says, ANOTHER_MIRROR)
-    there = {entry.name for entry in os.scandir(path) if entry.is_file()}
-    missing = [name for name in classes if f"{name}.npy" not in there]
+        message = f"{path} is not a folder" if path.exists() else f"the folder {path} does not exist"
+        return Finding(Level.ERROR, message, USE_ANOTHER_MIRROR)
+    filenames = {entry.name for entry in os.scandir(path) if entry.is_file()}
+    missing = [name for name in classes if f"{name}.npy" not in filenames]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         return Finding(
-            Level.WRONG,
+            Level.ERROR,
             f"{path} has no file {missing[0]}.npy{more}",
-            "put it there, or change `classes` in params.yaml",
+            "add the file, or change `classes` in params.yaml",
         )
     return Finding(Level.OK, f"{path} has a file of each class")
 
 
 def check_data_dir(path: str, root: Path) -> Finding:
-    """Whether there is a folder that TensorFlow Datasets may have prepared."""
-    if not (there := root / os.path.expanduser(path)).is_dir():
-        return Finding(Level.WRONG, f"there is no folder {there}, and source is tfds", "set source to mirror")
-    return Finding(Level.OK, f"{there} is there")
+    """Check that the folder of TensorFlow Datasets exists."""
+    folder = root / os.path.expanduser(path)
+    if not folder.is_dir():
+        return Finding(Level.ERROR, f"the folder {folder} does not exist, but source is tfds", "set source to mirror")
+    return Finding(Level.OK, f"{folder} exists")
 
 
 def check_website(address: str, name: str) -> Finding:
-    """A mirror on the web, asked about one file."""
+    """Check that a mirror on a web server has the file of the class `name`."""
     parts = urlsplit(address)
     path, host = f"{parts.path.rstrip('/')}/{name}.npy", parts.netloc.rpartition("@")[2]
     file = urlunsplit((parts.scheme, host, quote(path, safe="/%"), parts.query, ""))
     request = urllib.request.Request(file, method="HEAD")
     if parts.username is not None:
-        known = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", f"Basic {base64.b64encode(known.encode()).decode()}")
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
     try:
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=NETWORK_TIMEOUT):
             return Finding(Level.OK, f"{address} answers")
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code < 400 or error.code == 405:  # it leads elsewhere, or answers other questions
+        if error.code < 400 or error.code == 405:  # a redirect, or a server that does not support HEAD
             return Finding(Level.OK, f"{address} answers")
-        return Finding(Level.WRONG, f"{address} has no {name}.npy ({error.code} {error.reason})", ANOTHER_MIRROR)
+        return Finding(Level.ERROR, f"{address} has no {name}.npy ({error.code} {error.reason})", USE_ANOTHER_MIRROR)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         return Finding(
-            Level.WRONG,
+            Level.ERROR,
             f"{address} does not answer ({reason})",
-            f"see whether this machine is online, or {ANOTHER_MIRROR}",
+            f"check the network connection, or {USE_ANOTHER_MIRROR}",
         )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """A stage knows where one may lead; here it is an answer."""
+        """Do not follow a redirect: it shows that the server answers, and the stages check where it leads."""
 
 
 def check_store(address: str, name: str) -> Finding:
-    """A mirror in a store that fsspec reads."""
+    """Check that a mirror in a store that fsspec reads has the file of the class `name`."""
     import fsspec
 
     try:
-        there, path = fsspec.core.url_to_fs(address.rstrip("/"))
-        size = there.info(f"{path}/{name}.npy")["size"]
+        filesystem, path = fsspec.core.url_to_fs(address.rstrip("/"))
+        size = filesystem.info(f"{path}/{name}.npy")["size"]
     except ImportError as error:
-        return Finding(Level.WRONG, f"{address}: a package is missing ({error})", "install it")
+        return Finding(Level.ERROR, f"{address} needs a package that is missing ({error})", "install it")
     except FileNotFoundError:
-        return Finding(Level.WRONG, f"{address} has no {name}.npy", ANOTHER_MIRROR)
-    except Exception as error:  # the errors of whatever package reads this kind of store
-        return Finding(Level.WRONG, f"{address} does not answer ({str(error) or type(error).__name__})", ANOTHER_MIRROR)
-    return Finding(Level.OK, f"{address} answers: {name}.npy has {size:,} bytes")
+        return Finding(Level.ERROR, f"{address} has no {name}.npy", USE_ANOTHER_MIRROR)
+    except Exception as error:  # each kind of store has other exceptions
+        reason = str(error) or type(error).__name__
+        return Finding(Level.ERROR, f"{address} does not answer ({reason})", USE_ANOTHER_MIRROR)
+    return Finding(Level.OK, f"{address} answers: the size of {name}.npy is {size:,} bytes")
 
 
 def check_prefect() -> Finding:
-    """Whether runs are seen by a server."""
+    """Check that the Prefect server answers, if one is configured."""
     address = server.configured_server()
     if address is None:
-        return Finding(Level.OK, "no server is configured, and none is needed; `python -m pipeline serve` starts one")
+        return Finding(Level.OK, "no server is configured (optional); `python -m pipeline serve` starts one")
     if server.server_answers(address):
         return Finding(Level.OK, f"the server at {address} answers")
     return Finding(
         Level.NOTE,
-        f"the server at {address} does not answer: runs are not seen there",
+        f"the server at {address} does not answer: it will not show runs",
         "start it, or unset PREFECT_API_URL",
     )

@@ -1,7 +1,7 @@
-"""One run of the graph, from the words of a person to the report: settings, `dvc repro`, an experiment, the figures.
+"""The command `run`: resolve the settings, run the stages that are out of date, save an experiment, print the metrics.
 
-The settings of the run are left in params.yaml, so that DVC's own commands go on from them, and the run is kept as a
-DVC experiment, which `dvc exp show` lists beside the others.
+The settings of the run are written to params.yaml, so that DVC's own commands continue with them. The run is saved as a
+DVC experiment, which `dvc exp show` lists.
 """
 
 import functools
@@ -16,7 +16,17 @@ from stages import params
 
 
 def run(profile: str | None, overrides: Iterable[str], mirror: str | None) -> None:
-    """Run the stages that need to run. Without a profile the settings are those of params.yaml as it stands."""
+    """Run the stages that are out of date, save the run as an experiment, and print its metrics and reports.
+
+    Args:
+      profile: the name of a profile, applied to the committed params.yaml; None uses the current params.yaml.
+      overrides: changes to single settings, each `key=value`, applied after the profile.
+      mirror: a folder relative to the current one, a URL, `doodles` or `auto`; None keeps the setting.
+
+    Raises:
+      SettingsError: a setting cannot be used; nothing has run.
+      DvcError: a stage failed, or this is not a Git repository of the project.
+    """
     root = dvc.find_root(Path.cwd())
     with dvc.exclusive_run(root, functools.partial(print, flush=True)):
         current = params.read(root / "params.yaml")
@@ -37,10 +47,10 @@ def run(profile: str | None, overrides: Iterable[str], mirror: str | None) -> No
                 workspace.save(name)
         else:
             _run_as_flow(name)
-        figures = dvc.metrics(root)
+        metrics = dvc.metrics(root)
 
-    print(f"\nkept as the experiment {name}")
-    for metric, value in figures.items():
+    print(f"\nsaved as the experiment {name}")
+    for metric, value in metrics.items():
         print(f"{metric}: {value:.4g}" if isinstance(value, float) else f"{metric}: {value}")
     for path in dvc.outputs(root):
         if path.endswith(".html"):
@@ -48,14 +58,14 @@ def run(profile: str | None, overrides: Iterable[str], mirror: str | None) -> No
 
 
 def _run_as_flow(name: str) -> None:
-    """Run the stages as the flow `reproduce`, and keep the run as an experiment."""
+    """Run the stages as the Prefect flow `reproduce`, which saves the run as the experiment `name`."""
     from prefect.exceptions import TerminationSignal
 
     from pipeline.flows import flows
 
     try:
         state = flows.reproduce.with_options(flow_run_name=name)(keep=name, return_state=True)
-    except TerminationSignal as signalled:
-        raise SystemExit(128 + signalled.signal) from None
+    except TerminationSignal as termination:
+        raise SystemExit(128 + termination.signal) from None
     if not state.is_completed():
         raise dvc.DvcError(state.message or f"the run ended in the state {state.name}")

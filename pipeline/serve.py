@@ -1,4 +1,4 @@
-"""Prefect for a person with one machine: its server, the deployments of prefect.yaml, and a worker, in one command."""
+"""Run Prefect on one machine with one command: its server, the deployments of prefect.yaml, and a worker."""
 
 import contextlib
 import json
@@ -16,115 +16,135 @@ from pipeline.subprocesses.supervisor import Stopped, Supervisor
 from stages.common import files
 from stages.common.errors import UserError
 
-READY_TIMEOUT = 180.0  # seconds for the server to answer, and for the worker to be there
+READY_TIMEOUT = 180.0  # seconds for the server, the worker and the deployments to become ready, each
+MAX_OUTPUT_LINES = 21  # of a command's output, shown if it fails
 DEPLOYMENTS = Path(".dvc") / "tmp" / "prefect.yaml"
 
 
 class ServeError(UserError):
-    """What stands in the way: one line for a person."""
+    """Prefect cannot be started, or one of its commands failed."""
 
 
 def serve(port: int, schedules: bool) -> None:
-    """Serve until interrupted. Runs happen in the checkout at hand, one at a time.
+    """Serve until interrupted. The worker runs flows in this checkout, one at a time.
 
     Args:
-      port: of the server, on this machine alone.
+      port: of the server, which listens on 127.0.0.1 only.
       schedules: whether the schedules of prefect.yaml start runs.
+
+    Raises:
+      ServeError: the port is in use, prefect.yaml cannot be served, or a command of Prefect failed.
     """
     root = dvc.find_root(Path.cwd())
     address = f"http://127.0.0.1:{port}"
     if server_answers(f"{address}/api"):
-        raise ServeError(f"something is served at {address} already; --port names another")
+        raise ServeError(f"a server already runs at {address}: choose another port with --port")
     pool = write_deployments(root, root / DEPLOYMENTS, schedules)
 
     variables = dvc.environment(root) | {
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite waits for a processor that trains
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite is slow while training uses all cores
     }
-    parts: list[_Service] = []
+    services: list[_Service] = []
 
-    def start(*words: str, shown: bool) -> _Service:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
-        parts.append(_Service(command, root, variables, shown))
-        return parts[-1]
+    def start(*arguments: str, echo: bool) -> _Service:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
+        services.append(_Service(command, root, variables, echo))
+        return services[-1]
 
     with exit_on_signals(), contextlib.ExitStack() as stack:
-        stack.callback(lambda: stop_services(reversed(parts)))  # the server last: it hears how runs end
-        server = start("server", "start", "--host", "127.0.0.1", "--port", str(port), shown=False)
-        server.until(lambda: server_answers(f"{address}/api"))
-        worker = start("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", shown=True)
-        worker.until(lambda: server_answers(f"{address}/api", f"work_pools/{pool}"))
-        start("deploy", "--all", "--prefect-file", str(root / DEPLOYMENTS), shown=False).until(None)
+        stack.callback(lambda: stop_services(reversed(services)))  # the server last: the others report to it
+        server = start("server", "start", "--host", "127.0.0.1", "--port", str(port), echo=False)
+        server.wait(lambda: server_answers(f"{address}/api"))
+        worker = start("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", echo=True)
+        worker.wait(lambda: server_answers(f"{address}/api", f"work_pools/{pool}"))
+        start("deploy", "--all", "--prefect-file", str(root / DEPLOYMENTS), echo=False).wait(None)
         print(
-            f"\nThe runs, and the forms that start them: {address}\n"
-            f"Their schedules are {'on' if schedules else 'off; --schedules turns them on'}.\n"
-            f"For `python -m pipeline run` to be seen there: export PREFECT_API_URL={address}/api\n",
+            f"\nRuns, and forms that start them: {address}\n"
+            f"Schedules: {'on' if schedules else 'off (--schedules enables them)'}\n"
+            f"To show `python -m pipeline run` there as well: export PREFECT_API_URL={address}/api\n",
             flush=True,
         )
-        while all(part.runs() for part in (server, worker)):
+        while all(service.is_running() for service in (server, worker)):
             time.sleep(0.5)
-        next(part for part in (server, worker) if not part.runs()).until(None)
+        next(service for service in (server, worker) if not service.is_running()).wait(None)
 
 
-def stop_services(parts: Iterable["_Service"]) -> None:
-    """End parts one after the other."""
-    for part in parts:
-        part.stop()
+def stop_services(services: Iterable["_Service"]) -> None:
+    """Stop services one after another."""
+    for service in services:
+        service.stop()
 
 
 def write_deployments(root: Path, path: Path, schedules: bool) -> str:
-    """Write prefect.yaml as it is for the checkout at hand, and return the name of its work pool."""
+    """Write a copy of prefect.yaml whose deployments run in this checkout.
+
+    Args:
+      root: the checkout, which contains prefect.yaml.
+      path: of the copy, written atomically.
+      schedules: whether the schedules of the deployments are active.
+
+    Returns:
+      The name of the work pool that all deployments use.
+
+    Raises:
+      ServeError: the deployments use more than one work pool, or none.
+    """
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
-    text: dict[str, Any] = yaml.load(root / "prefect.yaml")
-    text["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
-    for deployment in text["deployments"]:
+    document: dict[str, Any] = yaml.load(root / "prefect.yaml")
+    document["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
+    for deployment in document["deployments"]:
         for schedule in deployment.get("schedules", []):
             schedule["active"] = schedules
-    pools = sorted({str(deployment["work_pool"]["name"]) for deployment in text["deployments"]})
+    pools = sorted({str(deployment["work_pool"]["name"]) for deployment in document["deployments"]})
     if len(pools) != 1:
-        raise ServeError(f"prefect.yaml names {len(pools)} work pools ({', '.join(pools)}); to serve them, name one")
+        raise ServeError(f"prefect.yaml names {len(pools)} work pools ({', '.join(pools)}); expected: one")
     with files.atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(text, indent=1), encoding="utf-8")  # JSON is YAML too
+        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")  # JSON is valid YAML
     return pools[0]
 
 
 class _Service:
-    """One of the commands that run side by side, in a thread that reads what it says."""
+    """A command of Prefect that runs in the background, with a thread that reads its output."""
 
-    def __init__(self, command: list[str], root: Path, variables: dict[str, str], shown: bool) -> None:
-        self._processes = Supervisor()
-        self._said: list[str] = []
-        self._code: int | None = None
+    def __init__(self, command: list[str], root: Path, variables: dict[str, str], echo: bool) -> None:
+        self._supervisor = Supervisor()
+        self._last_lines: list[str] = []
+        self._exit_code: int | None = None
         self._name = " ".join(command[4:6])
-        self._shown = shown
+        self._echo = echo
         self._thread = threading.Thread(target=self._run, args=(command, root, variables))
         self._thread.start()
 
     def _run(self, command: list[str], root: Path, variables: dict[str, str]) -> None:
         with contextlib.suppress(Stopped):
-            self._code = self._processes.run(command, cwd=root, env=variables, line=self._say)
+            self._exit_code = self._supervisor.run(command, cwd=root, env=variables, line=self._handle_line)
 
-    def _say(self, line: str) -> None:
-        self._said = [*self._said[-20:], line]
-        if self._shown:
+    def _handle_line(self, line: str) -> None:
+        self._last_lines = [*self._last_lines, line][-MAX_OUTPUT_LINES:]
+        if self._echo:
             print(line, flush=True)
 
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        self._processes.stop()
+        self._supervisor.stop()
         self._thread.join()
 
-    def until(self, holds: Callable[[], bool] | None) -> None:
-        """Wait until `holds`, or without it until the command has ended well; raise what it says where it fails."""
+    def wait(self, is_ready: Callable[[], bool] | None) -> None:
+        """Wait until `is_ready` returns true. If it is None, wait until the command ends with exit code 0.
+
+        Raises:
+          ServeError: the command failed, with its last lines of output, or took longer than `READY_TIMEOUT`.
+        """
         deadline = time.monotonic() + READY_TIMEOUT
-        while self.runs() and not (holds and holds()):
+        while self.is_running() and not (is_ready and is_ready()):
             if time.monotonic() > deadline:
                 raise ServeError(f"prefect {self._name} is not ready after {READY_TIMEOUT:g} seconds")
             time.sleep(0.2)
-        if not self.runs() and (holds or self._code):
-            raise ServeError("\n".join([*self._said, f"prefect {self._name} ended; the lines above say why"]))
+        if not self.is_running() and (is_ready or self._exit_code):
+            raise ServeError("\n".join([*self._last_lines, f"prefect {self._name} ended: see its output above"]))

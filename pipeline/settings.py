@@ -1,4 +1,4 @@
-"""TODO"""
+"""The settings of a run: profiles, changes on the command line, the mirror, and the update of params.yaml."""
 
 import functools
 import hashlib
@@ -16,50 +16,68 @@ from stages.common.errors import SettingsError, did_you_mean, one_line
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
 AUTO = "auto"
-TIMEOUT = 5  # seconds to wait for the bucket
+HTTP_TIMEOUT = 5  # seconds
 
 
 def profiles() -> dict[str, dict[str, Any]]:
-    """The named sets of changes to the full run's settings."""
-    found: dict[str, dict[str, Any]] = params.read(PROFILES)
-    return found
+    """The profiles by name: for each, its changes to the committed params.yaml."""
+    changes: dict[str, dict[str, Any]] = params.read(PROFILES)
+    return changes
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """The key and the value of `key=value`, where the value is written as in params.yaml, lists as `[bee, cat]`."""
+    """Parse `key=value`, with the value in the YAML of params.yaml, such as `classes=[bee, cat]`.
+
+    Returns:
+      The key and the value. The value is not checked against what the setting permits.
+
+    Raises:
+      SettingsError: the text is not of this form, the key is not a setting, or the value is not YAML.
+    """
     key, separator, value = text.partition("=")
-    shown = one_line(text)
+    option = f"-S {one_line(text)}"
     if not separator or not key:
-        raise SettingsError(f"-S {shown}: a change is written key=value")
+        raise SettingsError(f"{option}; expected: -S key=value")
     field = params.Params.model_fields.get(key)
     if field is None:
-        near = did_you_mean(key, params.Params.model_fields)
-        raise SettingsError(f"-S {shown}: {one_line(key)} is not a setting.{near}")
+        suggestion = did_you_mean(key, params.Params.model_fields)
+        raise SettingsError(f"{option}: {one_line(key)} is not a setting.{suggestion}")
     if field.annotation is str:
-        return key, value  # a path may hold what YAML reads as something else
-    return key, params.parse(f"{key}: {value}", f"-S {shown}").get(key)
+        return key, value  # a path may contain characters that are YAML syntax
+    return key, params.parse(f"{key}: {value}", option).get(key)
 
 
-def resolve_source(mirror: str, here: Path, root: Path) -> str:
-    """A mirror as it is written in params.yaml: a relative folder, meant from `here`, is written from the root."""
+def resolve_source(mirror: str, current_folder: Path, root: Path) -> str:
+    """The value of the setting `mirror` for a mirror given on the command line.
+
+    Args:
+      mirror: a URL, an absolute folder, a folder relative to `current_folder`, `doodles`, `auto`, or the empty string.
+      current_folder: absolute.
+      root: the project's root.
+
+    Returns:
+      A relative folder is rewritten to be relative to the root, `auto` becomes the bucket or the doodles
+      (`default_source`), and anything else is returned unchanged.
+    """
     if mirror == AUTO:
         return default_source()
     if mirror in ("", params.DOODLES) or "://" in mirror or os.path.isabs(mirror):
         return mirror
-    relative = os.path.relpath(here / mirror, root)
-    return relative if os.sep in relative else os.path.join(".", relative)  # a folder may be called "doodles"
+    relative = os.path.relpath(current_folder / mirror, root)
+    return relative if os.sep in relative else os.path.join(".", relative)  # a folder may be named "doodles"
 
 
 def default_source() -> str:
-    """The public bucket where it answers, and the doodles, loudly, where it does not."""
+    """The public bucket, or the doodles if it cannot be reached. Print which, with a warning for the doodles."""
     if is_reachable(params.BUCKET):
-        print(f"No mirror is named: these are the drawings of the public bucket, {params.BUCKET}", flush=True)
+        print(f"No mirror was given: using the drawings of the public bucket, {params.BUCKET}", flush=True)
         return params.BUCKET
     print(
         "\n"
         "****************************************************************************************\n"
-        "**  No mirror is named, and the public bucket does not answer: these are DOODLES,     **\n"
-        "**  stand-ins that the project draws, and no drawings of people. For those:           **\n"
+        "**  WARNING: this run uses DOODLES, not drawings by people.                           **\n"
+        "**  No mirror was given, and the public bucket cannot be reached. Doodles are         **\n"
+        "**  stand-ins that this project draws itself. To use real drawings:                   **\n"
         "**      make run MIRROR=<folder of .npy files>                                        **\n"
         "****************************************************************************************\n",
         flush=True,
@@ -68,44 +86,51 @@ def default_source() -> str:
 
 
 def is_reachable(mirror: str) -> bool:
-    """Whether a mirror at a URL can be reached from here, asked about one of its files."""
+    """Whether the mirror at a URL responds to a request for one of its files."""
     request = urllib.request.Request(f"{mirror}/bee.npy", method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT) as response:
+            return bool(response.status == 200)
     except (OSError, http.client.HTTPException):
         return False
 
 
 def update_params_file(
-    path: Path, current: Mapping[str, Any], settings: Mapping[str, Any], say: Callable[[str], object] | None = None
+    path: Path, current: Mapping[str, Any], settings: Mapping[str, Any], notify: Callable[[str], object] | None = None
 ) -> None:
-    """Change the values in params.yaml that differ, say so, and leave its comments as they are."""
-    say = say or functools.partial(print, flush=True)
+    """Change the values in params.yaml to those of `settings`, and leave its comments as they are.
+
+    Args:
+      path: of params.yaml. The file is replaced atomically, and only if a value differs.
+      current: the settings that the file contains.
+      settings: the settings that it is to contain. A setting that is not among them is removed.
+      notify: called with one line for each change. By default, the lines are printed.
+    """
+    notify = notify or functools.partial(print, flush=True)
     from ruamel.yaml import YAML
 
-    differing = [key for key in settings if key not in current or current[key] != settings[key]]
-    strange = [key for key in current if key not in settings]
-    if not differing and not strange:
+    changed = [key for key in settings if key not in current or current[key] != settings[key]]
+    removed = [key for key in current if key not in settings]
+    if not changed and not removed:
         return
     yaml = YAML()
     yaml.width = 4096  # never fold a long path
-    text = yaml.load(path.read_text(encoding="utf-8"))
-    for key in differing:
-        say(f"params.yaml: {key} {current.get(key, 'unset')} -> {settings[key]}")
-        text[key] = settings[key]
-    for key in strange:
-        say(f"params.yaml: {key} {current[key]} taken out")
-        del text[key]
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    for key in changed:
+        notify(f"params.yaml: {key} {current.get(key, 'unset')} -> {settings[key]}")
+        document[key] = settings[key]
+    for key in removed:
+        notify(f"params.yaml: {key} {current[key]} removed")
+        del document[key]
     with files.atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yaml.dump(text, file)
+        yaml.dump(document, file)
 
 
 def experiment_name(profile: str, settings: Mapping[str, Any]) -> str:
-    """What a run is called where nobody names it: the same for the same settings."""
+    """The default name of an experiment: the profile and a fingerprint of the settings."""
     return f"{profile}-{fingerprint(settings)}"
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Eight characters that the same settings always share."""
+    """Eight hexadecimal digits of a hash of the settings, independent of their order."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

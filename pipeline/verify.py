@@ -1,4 +1,4 @@
-"""Whether a report belongs to the files and the settings at hand."""
+"""The command `verify`: check that a report matches the files and settings of the workspace."""
 
 from __future__ import annotations
 
@@ -15,47 +15,54 @@ from stages.common.errors import UserError, one_line
 from stages.common.files import sha256
 
 PAGE = "reports/index.html"
-FOLDERS = ("data", "reports", "reviews")  # where what a page is made from lies
+INPUT_FOLDERS = ("data", "reports", "reviews")  # where the inputs of a report can be
 
 
 class VerifyError(UserError):
-    """A page that does not belong here, or says nothing of where it comes from: one line for a person."""
+    """A report does not match the workspace, or cannot be read."""
 
 
 def verify(page: Path) -> None:
-    """Say what of a page agrees with the workspace.
+    """Compare a report with the workspace, and print one line for each difference.
+
+    Three things are compared: the SHA-256 of each input file that the report lists, the settings that it lists, and,
+    if DVC has recorded one, the hash of the report itself.
 
     Raises:
-      VerifyError: something does not, or the page cannot be read.
+      VerifyError: something differs, or the report cannot be read.
     """
     root = dvc.find_root(Path.cwd())
     try:
-        text = page.read_bytes()
+        content = page.read_bytes()
     except FileNotFoundError:
-        raise VerifyError(f"{page} is not there") from None
-    files, settings = read_provenance(text, page)
-    wrong = []
-    for path, claimed in files.items():
-        found = _hash(root / path)
-        if found != claimed:
-            wrong.append(f"{path}: {'is not here' if found is None else 'is another one than the page was made from'}")
+        raise VerifyError(f"{page} does not exist") from None
+    files, settings = read_provenance(content, page)
+    differences = []
+    for path, expected in files.items():
+        actual = _hash(root / path)
+        if actual is None:
+            differences.append(f"{path}: does not exist")
+        elif actual != expected:
+            differences.append(f"{path}: differs from the file that the report was made from")
     current = params.read(root / "params.yaml")
     for key in sorted(settings.keys() | current.keys()):
-        there, here = settings.get(key, "unset"), current.get(key, "unset")
-        if there != here:
-            wrong.append(f"{one_line(key)}: {one_line(there, 500)} on the page, {one_line(here, 500)} in params.yaml")
-    known = dvc.output_md5(root, PAGE)
-    if known is not None and known != hashlib.md5(text, usedforsecurity=False).hexdigest():
-        wrong.append(f"{page}: is not, to the byte, the page that the last run here wrote")
-    for line in wrong:
-        print(line)
-    if wrong:
-        raise VerifyError(f"{page} does not belong to the files here: see the {len(wrong)} lines above")
-    print(f"{page} belongs to what lies here: {len(files)} files and {len(settings)} settings are as when it was made")
+        in_report, in_params = settings.get(key, "unset"), current.get(key, "unset")
+        if in_report != in_params:
+            differences.append(
+                f"{one_line(key)}: {one_line(in_report, 500)} in the report, {one_line(in_params, 500)} in params.yaml"
+            )
+    recorded = dvc.output_md5(root, PAGE)
+    if recorded is not None and recorded != hashlib.md5(content, usedforsecurity=False).hexdigest():
+        differences.append(f"{page}: differs from the report that the last run in this workspace wrote")
+    for difference in differences:
+        print(difference)
+    if differences:
+        raise VerifyError(f"{page} does not match this workspace: see the differences above ({len(differences)})")
+    print(f"{page} matches this workspace: {len(files)} files and {len(settings)} settings are those it was made from")
 
 
-class _Block(HTMLParser):
-    """The text of the page's element `provenance`."""
+class _ProvenanceParser(HTMLParser):
+    """Read the text of the first element `<script id="provenance">`, into the attribute `text`; None without one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,28 +80,39 @@ class _Block(HTMLParser):
             self.text = (self.text or "") + data
 
 
-def read_provenance(text: bytes, page: Path) -> tuple[Mapping[str, str], Mapping[str, Any]]:
-    """What a page says it was made from: the SHA-256 of each file, by its path below the root, and the settings."""
-    block = _Block()
+def read_provenance(content: bytes, page: Path) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    """Read the inputs that a report lists. The content is untrusted.
+
+    Args:
+      content: the report's bytes.
+      page: its path, for the error.
+
+    Returns:
+      The SHA-256 of each file by its path below the root, and the settings by key.
+
+    Raises:
+      VerifyError: the report lists no inputs, or a path outside `INPUT_FOLDERS`.
+    """
+    parser = _ProvenanceParser()
     try:
-        block.feed(text.decode("utf-8"))
-        found = json.loads(block.text or "null")
-        files, settings = dict(found["files"]), dict(found["settings"])
-        if not files or not all(_is_below(path) and isinstance(digest, str) for path, digest in files.items()):
-            raise ValueError("its files are none of a run")
+        parser.feed(content.decode("utf-8"))
+        provenance = json.loads(parser.text or "null")
+        files, settings = dict(provenance["files"]), dict(provenance["settings"])
+        if not files or not all(_is_input_path(path) and isinstance(digest, str) for path, digest in files.items()):
+            raise ValueError
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise VerifyError(f"{page} does not say what it was made from; it is no report of this project") from None
+        raise VerifyError(f"{page} does not list its inputs: it is not a report of this project") from None
     return files, settings
 
 
-def _is_below(path: str) -> bool:
-    """Whether a path on a page, which anybody may have written, stays in the folders of a run."""
+def _is_input_path(path: str) -> bool:
+    """Whether a path stays within `INPUT_FOLDERS` and is safe to print."""
     parts = PurePosixPath(path).parts
-    return len(parts) > 1 and parts[0] in FOLDERS and ".." not in parts and path.isprintable()
+    return len(parts) > 1 and parts[0] in INPUT_FOLDERS and ".." not in parts and path.isprintable()
 
 
 def _hash(path: Path) -> str | None:
-    """The SHA-256 of a file, None for one that is not there."""
+    """The SHA-256 of a file in hexadecimal, None if it does not exist."""
     try:
         return sha256(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The Makefile hands a person's words on as they were typed. .ci/run runs its targets."""
+"""The Makefile passes MIRROR and PROFILE on unchanged, and lists its targets. .ci/run executes the targets."""
 
 import os
 import subprocess
@@ -9,17 +9,17 @@ import pytest
 from tests.settings import ROOT
 
 
-def make(*words: str, venv: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    # Without what `make test` hands on to a make below it.
-    outer = ("MIRROR", "PROFILE", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
-    environment = {key: value for key, value in os.environ.items() if key not in outer} | variables
-    command = ["make", *words, f"VENV={venv}"]
+def make(*arguments: str, venv: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    # Variables that `make test` passes to a make that it starts.
+    inherited = ("MIRROR", "PROFILE", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    environment = {key: value for key, value in os.environ.items() if key not in inherited} | variables
+    command = ["make", *arguments, f"VENV={venv}"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
 def venv(tmp_path: Path) -> Path:
-    """An environment that is up to date, with a Python that prints its arguments, one a line."""
+    """An up-to-date virtual environment, whose Python prints its arguments, one per line."""
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
@@ -30,7 +30,7 @@ def venv(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "variables", "arguments"),
+    ("arguments", "variables", "passed_on"),
     [
         ([], {}, ["--profile", "quick", "--mirror", "auto"]),
         (["PROFILE=laptop"], {}, ["--profile", "laptop", "--mirror", "auto"]),
@@ -39,23 +39,23 @@ def venv(tmp_path: Path) -> Path:
         ([], {"MIRROR": "/srv/a b"}, ["--profile", "quick", "--mirror", "/srv/a b"]),
     ],
 )
-def test_run_hands_on_the_mirror_and_the_profile(
-    venv: Path, words: list[str], variables: dict[str, str], arguments: list[str]
+def test_run_passes_on_the_mirror_and_the_profile(
+    venv: Path, arguments: list[str], variables: dict[str, str], passed_on: list[str]
 ) -> None:
-    done = make("run", *words, venv=venv, **variables)
-    assert done.stdout.splitlines() == ["-m", "pipeline", "run", *arguments], done.stderr
+    process = make("run", *arguments, venv=venv, **variables)
+    assert process.stdout.splitlines() == ["-m", "pipeline", "run", *passed_on], process.stderr
 
 
-def test_without_a_python_that_fits_the_error_says_what_to_do(tmp_path: Path) -> None:
-    done = make("run", "PYTHON=", venv=tmp_path / "new")
-    assert done.returncode != 0
-    assert "error: Python 3.10 to 3.13 is needed; name one: make run PYTHON=" in done.stderr
+def test_error_without_a_supported_python(tmp_path: Path) -> None:
+    process = make("run", "PYTHON=", venv=tmp_path / "new")
+    assert process.returncode != 0
+    assert "error: Python 3.10 to 3.13 is needed; name one: make run PYTHON=" in process.stderr
     assert not (tmp_path / "new").exists()
 
 
 def test_help_lists_every_target(venv: Path) -> None:
-    listed = {line.split()[1] for line in make("help", venv=venv).stdout.splitlines()}
-    assert listed == {
+    targets = {line.split()[1] for line in make("help", venv=venv).stdout.splitlines()}
+    assert targets == {
         *("help", "run", "test", "slow", "robustness", "flows", "graph", "coverage"),
         *("lint", "format", "types", "constraints", "clean"),
     }

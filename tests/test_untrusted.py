@@ -392,7 +392,7 @@ def test_the_name_of_a_reviewer_can_be_written(tmp_path: Path) -> None:
 def test_a_page_that_names_other_files(path: str) -> None:
     claims = json.dumps({"files": {path: "0" * 64}, "settings": {}})
     page = f'<script type="application/json" id="provenance">{claims}</script>'.encode()
-    refused(lambda: verify.read_provenance(page, Path("a.html")), "is no report", verify.VerifyError)
+    refused(lambda: verify.read_provenance(page, Path("a.html")), "is not a report", verify.VerifyError)
 
 
 def png(width: int, height: int, content: bytes = b"") -> bytes:

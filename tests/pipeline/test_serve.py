@@ -1,4 +1,4 @@
-"""What `python -m pipeline serve` starts listens on this machine alone, whatever the environment asks for."""
+"""`python -m pipeline serve` listens on 127.0.0.1 only, even if the environment sets another host."""
 
 import os
 import socket
@@ -12,18 +12,19 @@ import psutil
 from tests import fake_project
 from tests.settings import ROOT
 
-# As much of Prefect's command as is spoken to: a server where it is told to listen, and what ends at once or never.
+# A fake command `prefect`: its server listens and responds, its worker sleeps, and any other command ends at once.
 PREFECT = """
 import http.server, os, sys, time
-words = sys.argv[1:]
-if "server" in words:
-    host = words[words.index("--host") + 1] if "--host" in words else os.environ["PREFECT_SERVER_API_HOST"]
+arguments = sys.argv[1:]
+if "server" in arguments:
+    option = "--host"
+    host = arguments[arguments.index(option) + 1] if option in arguments else os.environ["PREFECT_SERVER_API_HOST"]
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
             self.end_headers()
-    http.server.HTTPServer((host, int(words[words.index("--port") + 1])), Handler).serve_forever()
-elif "worker" in words:
+    http.server.HTTPServer((host, int(arguments[arguments.index("--port") + 1])), Handler).serve_forever()
+elif "worker" in arguments:
     time.sleep(600)
 """
 
@@ -34,23 +35,23 @@ def test_the_server_listens_on_loopback_only(tmp_path: Path) -> None:
     (tmp_path / "fake" / "prefect").mkdir(parents=True)
     (tmp_path / "fake" / "prefect" / "__init__.py").touch()
     (tmp_path / "fake" / "prefect" / "__main__.py").write_text(PREFECT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     variables = {"PYTHONPATH": f"{tmp_path / 'fake'}{os.pathsep}{ROOT}", "PREFECT_SERVER_API_HOST": "0.0.0.0"}
     command = [sys.executable, "-m", "pipeline", "serve", "--port", str(port)]
     with subprocess.Popen(
         command, cwd=tmp_path, env=os.environ | variables, stdout=subprocess.PIPE, text=True
     ) as serve:
         assert serve.stdout is not None
-        said = iter(serve.stdout.readline, "")
-        assert any(f"http://127.0.0.1:{port}" in line for line in said)
+        lines = iter(serve.stdout.readline, "")
+        assert any(f"http://127.0.0.1:{port}" in line for line in lines)
         deadline = time.monotonic() + 120
         listening: set[str] = set()
         while not listening and time.monotonic() < deadline:
-            family = [psutil.Process(serve.pid), *psutil.Process(serve.pid).children(recursive=True)]
-            connections = [found for process in family for found in process.net_connections("inet")]
-            listening = {found.laddr.ip for found in connections if found.status == psutil.CONN_LISTEN}
+            processes = [psutil.Process(serve.pid), *psutil.Process(serve.pid).children(recursive=True)]
+            connections = [connection for process in processes for connection in process.net_connections("inet")]
+            listening = {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
         serve.terminate()
         serve.stdout.read()

@@ -1,4 +1,4 @@
-"""`python -m pipeline verify`: a report, and whether it belongs to the files here."""
+"""`python -m pipeline verify`: it detects each difference between a report and the workspace."""
 
 import hashlib
 import json
@@ -16,50 +16,51 @@ from tests.settings import write
 from tests.stages import test_report
 
 PAGE = Path("reports/index.html")
-ANSWERS, OTHER_ANSWERS = Path("reviews/one.json"), Path("reviews/to other questions.json")
+REVIEW, UNRELATED_REVIEW = Path("reviews/one.json"), Path("reviews/of other questions.json")
 
 
 @pytest.fixture(scope="module")
-def reported(full_run: Params, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
-    """A repository in which the report has been made."""
+def workspace(full_run: Params, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params]:
+    """A repository with a report and its inputs, and the settings."""
     root = tmp_path_factory.mktemp("repository")
     fake_project.write(root)
     settings = full_run.model_copy(
-        update={"mirror": "drawings of my own", "classes": test_report.NAMES, "eval_samples_per_class": 8}
+        update={"mirror": "my drawings", "classes": test_report.NAMES, "eval_samples_per_class": 8}
     )
     test_report.write_inputs(root, settings, test_report.LABELS, test_report.drawings)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        said = {"questions": inputs.read(settings).asked_hash, "reviewer": "", "mode": blind_review.PAIRS}
-        (root / ANSWERS).write_text(json.dumps(said | {"answers": [[0, True]]}))
-        (root / OTHER_ANSWERS).write_text(json.dumps(said | {"questions": ""}))
+        review = {"questions": inputs.read(settings).asked_hash, "reviewer": "", "mode": blind_review.PAIRS}
+        (root / REVIEW).write_text(json.dumps(review | {"answers": [[0, True]]}))
+        (root / UNRELATED_REVIEW).write_text(json.dumps(review | {"questions": ""}))
         report.main(settings)
     return root, settings
 
 
 @pytest.fixture(autouse=True)
-def restored(reported: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The repository as the current folder, put right after each test."""
-    root, settings = reported
+def restored_workspace(workspace: tuple[Path, Params], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Change into the workspace, and restore its files after each test."""
+    root, settings = workspace
     monkeypatch.chdir(root)
-    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and ".git" not in path.parts}
+    contents = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and ".git" not in path.parts}
     yield
-    for path, content in before.items():
+    for path, content in contents.items():
         if not path.exists() or path.read_bytes() != content:
             path.write_bytes(content)
     Path("dvc.lock").unlink(missing_ok=True)
     write(root, settings.model_dump(mode="json"))
 
 
-def test_a_page_of_these_files_belongs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unchanged_workspace_matches(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify"]) == 0
     assert capsys.readouterr().out == (
-        f"{PAGE} belongs to what lies here: 14 files and {len(Params.model_fields)} settings are as when it was made\n"
+        f"{PAGE} matches this workspace: 14 files and {len(Params.model_fields)} settings are those it was made from\n"
     )
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
-    assert main(["verify", *words]) == 1
+def reported_lines(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """Run the command, which must fail. Returns the differences and the error."""
+    assert main(["verify", *arguments]) == 1
     out, err = capsys.readouterr()
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -67,19 +68,19 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 
 
 CHANGES: dict[str, tuple[Callable[[], object], str]] = {
-    "weights": (
+    "other weights": (
         lambda: inputs.WEIGHTS.write_bytes(b"others"),
-        f"{inputs.WEIGHTS}: is another one than the page was made from",
+        f"{inputs.WEIGHTS}: differs from the file that the report was made from",
     ),
-    "samples gone": (inputs.SAMPLES.unlink, f"{inputs.SAMPLES}: is not here"),
-    "a byte of a table": (
+    "samples deleted": (inputs.SAMPLES.unlink, f"{inputs.SAMPLES}: does not exist"),
+    "one byte of a table": (
         lambda: inputs.METRICS_TABLE.write_bytes(inputs.METRICS_TABLE.read_bytes().replace(b"0.1", b"0.9", 1)),
-        f"{inputs.METRICS_TABLE}: is another one than the page was made from",
+        f"{inputs.METRICS_TABLE}: differs from the file that the report was made from",
     ),
 }
 
 
-READ = [
+INPUTS = [
     inputs.INDEX,
     inputs.IMAGES,
     inputs.DRAWINGS,
@@ -92,44 +93,45 @@ READ = [
     inputs.MADE_WITH,
     inputs.METRICS_TABLE,
     inputs.CONFUSION,
-    ANSWERS,
-    OTHER_ANSWERS,
+    REVIEW,
+    UNRELATED_REVIEW,
 ]
 
 
-@pytest.mark.parametrize("path", READ, ids=str)
-def test_every_file_that_the_page_is_made_from_is_held_against_it(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("path", INPUTS, ids=str)
+def test_every_input_file_is_compared(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_bytes(path.read_bytes() + b" ")
-    assert refused(capsys)[0] == f"{path}: is another one than the page was made from"
+    assert reported_lines(capsys)[0] == f"{path}: differs from the file that the report was made from"
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_file_is_named(change: str, capsys: pytest.CaptureFixture[str]) -> None:
-    make, said = CHANGES[change]
-    make()
-    assert refused(capsys) == [said, f"{PAGE} does not belong to the files here: see the 1 lines above"]
+def test_a_changed_file_is_reported(change: str, capsys: pytest.CaptureFixture[str]) -> None:
+    apply, difference = CHANGES[change]
+    apply()
+    assert reported_lines(capsys) == [
+        difference,
+        f"{PAGE} does not match this workspace: see the differences above (1)",
+    ]
 
 
-def test_another_setting_is_named(reported: tuple[Path, Params], capsys: pytest.CaptureFixture[str]) -> None:
-    root, settings = reported
+def test_a_changed_setting_is_reported(workspace: tuple[Path, Params], capsys: pytest.CaptureFixture[str]) -> None:
+    root, settings = workspace
     write(root, settings.model_dump(mode="json") | {"seed": 7})
-    assert refused(capsys)[0] == "seed: 0 on the page, 7 in params.yaml"
+    assert reported_lines(capsys)[0] == "seed: 0 in the report, 7 in params.yaml"
 
 
-def test_a_page_that_was_written_into_is_not_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its list of files is still true, but DVC knows the page by its hash."""
-    known = hashlib.md5(PAGE.read_bytes()).hexdigest()
-    lock = {"stages": {"report": {"outs": [{"path": str(PAGE), "md5": known}]}}}
+def test_an_edited_report_is_detected(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its list of inputs is still correct, but its hash differs from that in dvc.lock."""
+    recorded = hashlib.md5(PAGE.read_bytes()).hexdigest()
+    lock = {"stages": {"report": {"outs": [{"path": str(PAGE), "md5": recorded}]}}}
     Path("dvc.lock").write_text(json.dumps(lock))
     assert main(["verify"]) == 0
     capsys.readouterr()
     PAGE.write_text(PAGE.read_text().replace("10%", "90%"))
-    assert refused(capsys)[0] == f"{PAGE}: is not, to the byte, the page that the last run here wrote"
+    assert reported_lines(capsys)[0] == f"{PAGE}: differs from the report that the last run in this workspace wrote"
 
 
-def block(files: object, settings: object = None) -> str:
+def provenance(files: object, settings: object = None) -> str:
     return (
         f'<script type="application/json" id="provenance">{json.dumps({"files": files, "settings": settings})}</script>'
     )
@@ -139,37 +141,42 @@ def block(files: object, settings: object = None) -> str:
     "content",
     [
         "",
-        "<p>no report</p>",
+        "<p>not a report</p>",
         '<script id="provenance">{',
         '<script id="provenance">null</script>',
-        block({}, {}),
-        block({"data/a": 5}, {}),
-        block({"../data/a": "0"}, {}),
-        block({"data/../../a": "0"}, {}),
-        block({"/etc/passwd": "0"}, {}),
-        block(["data/a"], {}),
-        block({"data/a": "0"}),
+        provenance({}, {}),
+        provenance({"data/a": 5}, {}),
+        provenance({"../data/a": "0"}, {}),
+        provenance({"data/../../a": "0"}, {}),
+        provenance({"/etc/passwd": "0"}, {}),
+        provenance(["data/a"], {}),
+        provenance({"data/a": "0"}),
         '<script id="provenance">' + "[" * 100_000 + "</script>",
     ],
 )
-def test_what_is_no_report_is_refused(content: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_report_is_an_error(content: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("other.html").write_text(content)
-    said = refused(capsys, "other.html")
-    assert said == ["other.html does not say what it was made from; it is no report of this project"]
+    lines = reported_lines(capsys, "other.html")
+    assert lines == ["other.html does not list its inputs: it is not a report of this project"]
     Path("other.html").write_bytes(b"\xff\xfe")
-    assert refused(capsys, "other.html") == said
+    assert reported_lines(capsys, "other.html") == lines
 
 
-def test_a_page_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, "none.html") == ["none.html is not there"]
+def test_a_report_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reported_lines(capsys, "none.html") == ["none.html does not exist"]
 
 
-def test_a_strangers_page_says_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    clear = "\x1b[2J\n"
-    settings = {f"{clear}key": 1, "seed": f"{clear}value", "classes": [clear], "num_drawings": "9" * 10_000}
-    Path("other.html").write_text(block({"data/a": "0"}, settings))
-    said = refused(capsys, "other.html")
-    assert "�[2J key: 1 on the page, unset in params.yaml" in said
-    assert "seed: �[2J value on the page, 0 in params.yaml" in said
-    assert all(line.isprintable() and len(line) < 1200 for line in said)
-    assert len(said) == 1 + len(Params.model_fields) + 1 + 1, "a line for the file, each setting, the key, and the end"
+def test_an_untrusted_report_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    clear_screen = "\x1b[2J\n"
+    settings = {
+        f"{clear_screen}key": 1,
+        "seed": f"{clear_screen}value",
+        "classes": [clear_screen],
+        "num_drawings": "9" * 10_000,
+    }
+    Path("other.html").write_text(provenance({"data/a": "0"}, settings))
+    lines = reported_lines(capsys, "other.html")
+    assert "�[2J key: 1 in the report, unset in params.yaml" in lines
+    assert "seed: �[2J value in the report, 0 in params.yaml" in lines
+    assert all(line.isprintable() and len(line) < 1200 for line in lines)
+    assert len(lines) == 1 + len(Params.model_fields) + 1 + 1, "the file, each setting, the unknown key, and the error"

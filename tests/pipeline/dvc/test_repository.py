@@ -55,7 +55,7 @@ def test_a_run_from_its_words_to_the_report(repository: Path, capfd: pytest.Capt
     assert {entry["settings"]["mirror"] for entry in runs} == {"../a b, [c]: {d}"}
     [name] = experiments(repository)
     assert name.startswith("quick-")
-    assert f"kept as the experiment {name}\n" in out
+    assert f"saved as the experiment {name}\n" in out
     assert fake_project.git(repository, "branch", "--show-current").strip() in ("main", "master"), "no detached HEAD"
 
     # DVC's own command goes on from there: nothing is left to run.
