@@ -1,4 +1,4 @@
-"""A repository with the project's graph and settings, and stages that take no time, to try DVC on."""
+"""A repository with the project's graph and settings, and stages that take almost no time."""
 
 import json
 import shlex
@@ -15,8 +15,10 @@ from pipeline.settings import update_params_file
 from stages import params
 from tests.settings import FULL, ROOT
 
-# Writes into each output a digest of all that the stage is given, and into the file `ran` what it was given. That file,
-# and those that make a stage fail or wait, lie in the folder that STAND_IN names, or in the current one.
+# A stage writes a digest of its settings and dependencies into each output, and appends its name and settings to the
+# file `ran` in the control folder: the one that FAKE_PROJECT names, or the current one. Two files in it control the
+# stages. `broken` names the stage that fails: `train`, or `train where num_resnet=5`. `slow` names the stage that
+# waits until the file is deleted, or is empty for every stage; the stage writes its process ID into it.
 STAGE = """
     import hashlib, json, os, pathlib, sys
 
@@ -27,44 +29,49 @@ STAGE = """
     else:
         from ruamel.yaml import YAML
         settings = YAML(typ="safe", pure=True).load(text)
-    place = pathlib.Path(os.environ.get("STAND_IN", "."))
-    with open(place / "ran", "a") as ran:
+    control = pathlib.Path(os.environ.get("FAKE_PROJECT", "."))
+    with open(control / "ran", "a") as ran:
         print(json.dumps({"stage": name, "settings": settings}), file=ran)
-    if (place / "broken").exists():
-        stage, _, where = (place / "broken").read_text().partition(" where ")
-        key, _, value = where.partition("=")
-        if stage == name and (not where or str(settings[key]) == value):
+    if (control / "broken").exists():
+        stage, _, condition = (control / "broken").read_text().partition(" where ")
+        key, _, value = condition.partition("=")
+        if stage == name and (not condition or str(settings[key]) == value):
             sys.exit("error: the stage is broken")
-    if (place / "slow").exists() and (place / "slow").read_text() in ("", name):
+    if (control / "slow").exists() and (control / "slow").read_text() in ("", name):
         import signal, time
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("training: 1 of 4 steps (25%), 1.5 bits, 0.1 a second, 0:30 left", file=sys.stderr, flush=True)
-        (place / "slow").write_text(str(os.getpid()))
+        (control / "slow").write_text(str(os.getpid()))
         deadline = time.monotonic() + 600
-        while (place / "slow").exists() and time.monotonic() < deadline:
+        while (control / "slow").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-    given = json.dumps([settings[key] for key in keys])
+    inputs = json.dumps([settings[key] for key in keys])
     for dep in map(pathlib.Path, deps):
-        given += "".join(file.read_text() for file in (sorted(dep.rglob("*")) if dep.is_dir() else [dep]))
+        inputs += "".join(file.read_text() for file in (sorted(dep.rglob("*")) if dep.is_dir() else [dep]))
     for out in map(pathlib.Path, outs):
         file = out if out.suffix else out / "content"
         file.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.md5(given.encode()).hexdigest()
-        figures = {"heldout_bits_per_dim": int(digest[:4], 16) / 65536} if out.name == "metrics.json" else {}
-        file.write_text(json.dumps({name: digest} | figures))
+        digest = hashlib.md5(inputs.encode()).hexdigest()
+        metrics = {"heldout_bits_per_dim": int(digest[:4], 16) / 65536} if out.name == "metrics.json" else {}
+        file.write_text(json.dumps({name: digest} | metrics))
     """
 
 
 def write(folder: Path, **settings: Any) -> None:
-    """Make `folder` such a repository, with one commit, of the full run's settings but for those given."""
+    """Write the project into `folder` and commit it.
+
+    Args:
+      folder: an empty folder.
+      settings: changes to the settings of the full run.
+    """
     graph: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")
     stages = {}
     for name, stage in graph["stages"].items():
         deps = [dep for dep in stage["deps"] if not dep.startswith("stages/")]
         arguments = [json.dumps(argument) for argument in (name, stage["params"], deps, stage["outs"])]
         command = shlex.join([sys.executable, "stage.py", *arguments])
-        own = {key: value for key, value in stage.items() if key in ("desc", "meta", "params", "outs")}
-        stages[name] = {"cmd": command, "deps": deps, **own}
+        entries = {key: value for key, value in stage.items() if key in ("desc", "meta", "params", "outs")}
+        stages[name] = {"cmd": command, "deps": deps, **entries}
     (folder / "dvc.yaml").write_text(json.dumps({"stages": stages, "metrics": graph["metrics"]}), encoding="utf-8")
     (folder / "stage.py").write_text(textwrap.dedent(STAGE), encoding="utf-8")
     for name in ("params.yaml", ".gitignore"):
@@ -78,16 +85,17 @@ def write(folder: Path, **settings: Any) -> None:
 
 
 def git(folder: Path, *arguments: str) -> str:
+    """Run a Git command in a folder and return its output."""
     return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def stages_run(folder: Path) -> list[str]:
-    """The stages that ran since this was last asked, rather than being skipped or restored."""
+    """The stages that ran since the last call; skipped and restored ones do not count."""
     return [entry["stage"] for entry in recorded_runs(folder)]
 
 
 def recorded_runs(folder: Path) -> list[dict[str, Any]]:
-    """The stages that ran since this was last asked, with the settings that each read."""
+    """The stages that ran since the last call, each with the settings it read: `stage` and `settings`."""
     file = folder / "ran"
     entries = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     file.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""DVC, and Git below it. Nothing else in the project starts DVC or reads what it keeps.
+"""The project's interface to DVC and Git. No other package runs DVC or reads its files.
 
-DVC's commands run as child processes whose lines are read as they come. What DVC knows (the graph, what would run, the
-files of an experiment) is read through its Python API.
+DVC commands run as child processes, and their output is read line by line. The graph, the stages that are up to date
+and the files of an experiment are read through DVC's Python API.
 """
 
 from pipeline.dvc.cache import cache_folder, configure_store

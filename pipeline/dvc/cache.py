@@ -1,4 +1,4 @@
-"""TODO"""
+"""DVC's cache and store: where they are, how a checkout is set to use them, and the repair of a damaged cache."""
 
 import copy
 import os
@@ -11,86 +11,91 @@ from pipeline.dvc.errors import DvcError
 from pipeline.dvc.locks import config_lock
 from pipeline.dvc.repository import open_repository
 
-STORE_REMOTE = "store"  # what the remote is called that `use_store` makes
+STORE_REMOTE = "store"  # the name of the remote that `configure_store` adds
+repair_lock = threading.Lock()  # held during a repair, so that the next one need not read the same files again
 
 
 def cache_folder(root: Path) -> Path:
-    """The folder in which DVC keeps what has run."""
+    """The folder of DVC's cache."""
     with open_repository(root) as repository:
         return Path(repository.cache.local_cache_dir)
 
 
 def repair_cache(root: Path) -> list[str]:
-    """Delete what is damaged in the cache of `root`, where DVC would take it for good, and say what that was.
+    """Delete the damaged files in the cache of `root`, and return a line about each.
 
-    DVC believes of a file in its cache that it holds what it held when it came, and would hand damaged weights on. Its
-    own check of that kind reads a file again only where its time or size have changed, and so does this. What is lost
-    is put back from the outputs at hand, or computed again by the stages that made it.
+    DVC trusts the files in its cache, so it would restore damaged weights without an error. Like DVC's own check, this
+    one reads a file only if its modification time or size has changed since it was last read. A deleted file is
+    replaced from an output in the checkout that has the same hash; without one, the stage that wrote it runs again.
     """
     from dvc_data.hashfile.db import HashFileDB
     from dvc_data.hashfile.hash import hash_file
     from dvc_objects.errors import ObjectFormatError
 
-    said = []
+    messages = []
     with open_repository(root) as repository:
         cache = repository.cache.local
         for identifier in list(cache.all()):
             try:
-                HashFileDB.check(cache, identifier)  # the cache's own believes what is read-only
+                HashFileDB.check(cache, identifier)  # the local cache's own `check` trusts read-only files
             except ObjectFormatError:
-                said.append(f"{cache.oid_to_path(identifier)} was damaged, and is deleted from DVC's cache")
-            except OSError:  # gone meanwhile, or another's
+                messages.append(f"{cache.oid_to_path(identifier)} was damaged and has been deleted from DVC's cache")
+            except OSError:  # deleted meanwhile, or owned by another user
                 continue
             else:
                 continue
             for path in (path for out in repository.index.outs for path in _files(Path(out.fs_path))):
-                _, found = hash_file(str(path), cache.fs, cache.hash_name)
-                if found.value == identifier:
+                _, actual = hash_file(str(path), cache.fs, cache.hash_name)
+                if actual.value == identifier:
                     cache.add(str(path), cache.fs, identifier)
-                    said[-1] += f"; {path} at hand takes its place"
+                    messages[-1] += f"; replaced from {path}"
                     break
-    return said
-
-
-repairing = threading.Lock()  # what one has read, the next need not
+    return messages
 
 
 def _files(path: Path) -> Iterator[Path]:
     yield from (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else filter(Path.is_file, [path])
 
 
-def share_cache(root: Path, other: Path) -> None:
-    """Have the checkout `other` use the cache of `root`, and what else its machine has configured."""
+def share_cache(root: Path, checkout: Path) -> None:
+    """Configure another checkout to use the cache, the remotes and the other local settings of the one at `root`."""
     from dvc.config import Config
 
     with open_repository(root) as repository:
         cache = repository.cache.local_cache_dir
     configured = Config(str(root / ".dvc"))
     local = configured.load_one("local")
-    with Config(str(other / ".dvc")).edit("local") as settings:
+    with Config(str(checkout / ".dvc")).edit("local") as settings:
         settings.update(local)
-        settings["remote"] = configured["remote"]  # with paths that mean the same from there
+        settings["remote"] = configured["remote"]  # with relative paths made absolute
         settings["cache"]["dir"] = cache
 
 
 def configure_store(root: Path, store: str) -> None:
-    """Have the checkout at `root` share what runs with others: a URL is a remote, an absolute folder the cache itself.
+    """Configure the checkout at `root` to share outputs through a store.
 
-    Written into DVC's local configuration, which Git does not keep, where that does not say so already. What a person
-    has set there, an endpoint or a password, stays.
+    The store is written to DVC's local configuration, which is not in Git. Other entries there, such as an endpoint or
+    a password, stay. If the configuration already names the store, the file is not written.
+
+    Args:
+      root: the root of the repository.
+      store: a URL, which becomes the default remote, or an absolute folder, which becomes the cache itself.
+
+    Raises:
+      DvcError: `store` is neither.
     """
     from dvc.config import Config, merge
 
     if "://" not in store and not os.path.isabs(store):
         raise DvcError(f"the store {store!r} is neither a URL nor an absolute folder")
-    wanted: dict[str, Any] = {"cache": {"dir": store, "shared": "group"}}
+    required: dict[str, Any] = {"cache": {"dir": store, "shared": "group"}}
     if "://" in store:
-        wanted = {"core": {"remote": STORE_REMOTE}, "remote": {STORE_REMOTE: {"url": store.removeprefix("file://")}}}
+        required = {"core": {"remote": STORE_REMOTE}, "remote": {STORE_REMOTE: {"url": store.removeprefix("file://")}}}
     with config_lock(root):
         config = Config(str(root / ".dvc"))
         before = config.load_one("local")
         after = copy.deepcopy(before)
-        merge(after, wanted)
+        merge(after, required)
         if after != before:
             with config.edit("local") as settings:
-                merge(settings, wanted)
+                merge(settings, required)

@@ -1,13 +1,13 @@
-"""What DVC, or Git below it, cannot do."""
+"""The errors of DVC and Git commands."""
 
 from stages.common.errors import UserError
 
 
 class DvcError(UserError):
-    """A command of DVC or Git has failed.
+    """A command of DVC or Git failed.
 
     Attributes:
-      stage_exit_code: of the command of the stage that failed, if one did.
+      stage_exit_code: the exit code of the stage that failed; None if no stage failed.
     """
 
     def __init__(self, message: str, stage_exit_code: int | None = None) -> None:
@@ -16,4 +16,4 @@ class DvcError(UserError):
 
 
 class OutOfTime(DvcError):
-    """A command has taken longer than permitted."""
+    """A command exceeded its time limit."""

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The experiments in a repository: the runs that DVC has saved as Git references under `refs/exps`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,12 @@ EXPERIMENT_REFS = "refs/exps"
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run that is kept.
+    """A run saved by DVC.
 
     Attributes:
-      baseline: the commit that it was made from.
-      commit: the commit that it is.
+      name: the name it was saved under; experiments of different baselines may share one.
+      baseline: the commit it was made from.
+      commit: the commit that holds its files.
     """
 
     name: str
@@ -24,31 +25,37 @@ class Experiment:
 
 
 def experiment_commits(root: Path, baseline: str | None = None) -> dict[str, str]:
-    """The commits of the kept experiments, or of those made from a revision, by name; of two with one name, the last.
+    """The commit of each experiment by name, oldest first. If several share a name, the newest is returned.
 
-    The first made comes first.
+    Args:
+      root: the root of the repository.
+      baseline: a revision; only experiments made from it are returned. None for all.
     """
     made_from = None if baseline is None else resolve_commit(root, baseline)
-    return {one.name: one.commit for one in list_experiments(root) if made_from in (None, one.baseline)}
+    return {
+        experiment.name: experiment.commit
+        for experiment in list_experiments(root)
+        if made_from in (None, experiment.baseline)
+    }
 
 
 def list_experiments(root: Path) -> list[Experiment]:
-    """The kept experiments, the first made first. Those made from different commits may share a name."""
-    form = "%(refname:lstrip=2) %(objectname)"
-    listed = git(root, "for-each-ref", "--sort=creatordate", f"--format={form}", f"{EXPERIMENT_REFS}/*/*/*").stdout
-    found = []
+    """All experiments, oldest first. Those made from different commits may share a name."""
+    fields = "%(refname:lstrip=2) %(objectname)"
+    listed = git(root, "for-each-ref", "--sort=creatordate", f"--format={fields}", f"{EXPERIMENT_REFS}/*/*/*").stdout
+    experiments = []
     for line in listed.splitlines():
-        reference, _, there = line.rpartition(" ")
-        two, rest, name = reference.split("/", 2)
-        found.append(Experiment(name, baseline=two + rest, commit=there))
-    return found
+        reference, _, commit = line.rpartition(" ")
+        first_two_digits, other_digits, name = reference.split("/", 2)
+        experiments.append(Experiment(name, baseline=first_two_digits + other_digits, commit=commit))
+    return experiments
 
 
 def fetch_experiments(root: Path, name: str) -> None:
-    """Bring the experiments of one name, in which `*` is any part, that `origin` has and this repository has not."""
+    """Fetch from `origin` the experiments with this name that are missing here; `*` in the name matches any text."""
     with config_lock(root):
-        listed = run_git(root, "ls-remote", "origin", f"{EXPERIMENT_REFS}/*/*/{name}").split()[1::2]
-        here = run_git(root, "for-each-ref", "--format=%(refname)", EXPERIMENT_REFS).split()
-        if missing := sorted(set(listed).difference(here)):
-            references = [f"{reference}:{reference}" for reference in missing]
-            run_git(root, "fetch", "--quiet", "--no-tags", "origin", *references)
+        remote_refs = run_git(root, "ls-remote", "origin", f"{EXPERIMENT_REFS}/*/*/{name}").split()[1::2]
+        local_refs = run_git(root, "for-each-ref", "--format=%(refname)", EXPERIMENT_REFS).split()
+        if missing := sorted(set(remote_refs).difference(local_refs)):
+            refspecs = [f"{reference}:{reference}" for reference in missing]
+            run_git(root, "fetch", "--quiet", "--no-tags", "origin", *refspecs)

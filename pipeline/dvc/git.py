@@ -1,4 +1,4 @@
-"""TODO"""
+"""Git commands: the project's root, committed files and revisions."""
 
 import os
 import subprocess
@@ -6,58 +6,61 @@ from pathlib import Path
 
 from pipeline.dvc.errors import DvcError
 
-NO_PROMPT = {"GIT_TERMINAL_PROMPT": "0"}  # Git fails where it would ask for a password: nobody may be there to answer
+NO_PROMPT = {"GIT_TERMINAL_PROMPT": "0"}  # fail instead of asking for a password: a run may be unattended
 
 
 def project_root(start: Path) -> Path:
-    """The nearest folder with a dvc.yaml, from `start` upwards."""
+    """The nearest folder with a dvc.yaml: `start` or one of its parents. Raises `DvcError` if there is none."""
     for folder in (start, *start.parents):
         if (folder / "dvc.yaml").is_file():
             return folder
-    raise DvcError(f"{start} is in no copy of the project: no dvc.yaml here or above")
+    raise DvcError(f"{start} is not in a copy of the project: no dvc.yaml here or above")
 
 
 def find_root(start: Path) -> Path:
-    """The project's root, as `project_root`, which must be in a Git repository with a commit: DVC saves runs in one."""
+    """The project's root. Raises `DvcError` if it is not in a Git repository with a commit: DVC saves runs in one."""
     root = project_root(start)
-    found = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    if found.returncode:
-        reason = found.stderr.partition("\n")[0] or "no commit yet"
+    result = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    if result.returncode:
+        reason = result.stderr.partition("\n")[0] or "no commit yet"
         raise DvcError(
-            f"{root} is not a Git repository with a commit ({reason}), and DVC keeps its runs in one: "
-            "clone the project with Git, or here: git init && git add . && git commit -m start"
+            f"{root} is not a Git repository with a commit ({reason}), and DVC saves runs in one: "
+            "clone the project with Git, or run: git init && git add . && git commit -m start"
         )
     return root
 
 
 def read_committed(root: Path, path: str) -> str:
-    """The text of a file of the repository as last committed."""
-    shown = git(root, "show", f"HEAD:./{path}")
-    if shown.returncode:
-        raise DvcError(f"{path} is not in the last commit of {root}; a profile changes the committed one")
-    return shown.stdout
+    """The text of a file in the last commit. Raises `DvcError` if it is not there."""
+    result = git(root, "show", f"HEAD:./{path}")
+    if result.returncode:
+        raise DvcError(
+            f"{path} is not in the last commit of {root}, and a profile changes the committed file: commit it"
+        )
+    return result.stdout
 
 
 def resolve_commit(root: Path, revision: str) -> str:
-    """The commit that a revision is."""
-    found = git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-    if found.returncode:
-        raise DvcError(f"{revision} is no experiment and no revision here; `dvc exp show` lists what there is")
-    return found.stdout.strip()
+    """The hash of the commit that a revision or an experiment names. Raises `DvcError` if there is none."""
+    result = git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if result.returncode:
+        raise DvcError(f"{revision} is not an experiment or a revision here; `dvc exp show` lists the experiments")
+    return result.stdout.strip()
 
 
 def has_origin(root: Path) -> bool:
-    """Whether the repository was cloned from one that experiments can be sent to."""
+    """Whether the repository has a Git remote `origin`, to which experiments can be pushed."""
     return git(root, "remote", "get-url", "origin").returncode == 0
 
 
 def is_committed(root: Path, *except_for: str) -> bool:
-    """Whether the files that Git keeps are as last committed, those named left aside."""
-    apart = [f":(exclude){path}" for path in except_for]
-    return not git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *apart).stdout.strip()
+    """Whether the files that Git tracks are as in the last commit, except for the named ones."""
+    exclusions = [f":(exclude){path}" for path in except_for]
+    return not git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *exclusions).stdout.strip()
 
 
 def git(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a Git command in `root`, whatever its exit code. Raises `DvcError` if Git is not installed."""
     try:
         return subprocess.run(
             ["git", "-C", str(root), *arguments],
@@ -68,11 +71,12 @@ def git(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
             check=False,
         )
     except FileNotFoundError:
-        raise DvcError("git is not installed, and DVC keeps its runs in a Git repository") from None
+        raise DvcError("git is not installed, and DVC saves runs in a Git repository") from None
 
 
 def run_git(root: Path, *arguments: str) -> str:
-    done = git(root, *arguments)
-    if done.returncode:
-        raise DvcError(f"git {arguments[0]}: {(done.stderr.strip() or 'failed').splitlines()[-1]}")
-    return done.stdout
+    """Run a Git command in `root` and return its output. Raises `DvcError` if it fails."""
+    result = git(root, *arguments)
+    if result.returncode:
+        raise DvcError(f"git {arguments[0]}: {(result.stderr.strip() or 'failed').splitlines()[-1]}")
+    return result.stdout

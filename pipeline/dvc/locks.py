@@ -1,4 +1,4 @@
-"""TODO"""
+"""Locks on a checkout: one run at a time, and one change of its configuration at a time."""
 
 import contextlib
 import itertools
@@ -13,18 +13,19 @@ from stages.common.locks import file_lock
 
 
 @contextlib.contextmanager
-def exclusive_run(root: Path, say: Callable[[str], object] = print) -> Iterator[None]:
-    """Hold the checkout at `root` for one run, from its settings on: its stages read params.yaml one after another.
+def exclusive_run(root: Path, notify: Callable[[str], object] = print) -> Iterator[None]:
+    """Lock the checkout at `root` for one run, before it changes params.yaml, which each stage reads when it starts.
 
-    Another run of this project's waits here for the one before; so does this one for a `dvc repro` that a person has
-    started, whose next stages would take the new settings. (A `dvc repro` that comes later takes the settings of this
-    run, and DVC itself keeps the two from the same stage.) A run that is within one of its own process is part of it.
+    Waits for another run of this project, and for a `dvc repro` that a person has started: its remaining stages would
+    read the new settings. A `dvc repro` that starts later reads the settings of this run, and DVC itself prevents the
+    two from running the same stage at once. A nested call in the same process does nothing.
 
     Args:
-      say: called with a line that says what is waited for.
+      root: the root of the repository.
+      notify: called with a line that says what is being waited for.
     """
     path = root.resolve() / ".dvc" / "tmp" / "run.lock"
-    if path in _held:
+    if path in _locked_paths:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,64 +33,67 @@ def exclusive_run(root: Path, say: Callable[[str], object] = print) -> Iterator[
         try:
             stack.enter_context(file_lock(path))
         except BlockingIOError:
-            say("Another run in this checkout has not ended; this one waits for it")
+            notify("Another run is active in this checkout; waiting for it to end")
             stack.enter_context(file_lock(path, wait=True))
-        said = ""
+        reported = ""
         while running := running_commands(root):
-            if running != said:
-                say(f"DVC is at work in this checkout ({running}); this run waits for it")
-            said = running
+            if running != reported:
+                notify(f"DVC is running in this checkout ({running}); waiting for it to end")
+            reported = running
             time.sleep(0.5)
-        _held.add(path)
+        _locked_paths.add(path)
         try:
             yield
         finally:
-            _held.discard(path)
+            _locked_paths.discard(path)
 
 
-_held: set[Path] = set()
+_locked_paths: set[Path] = set()  # by this process
 
 
 def running_commands(root: Path) -> str:
-    """The commands of DVC that run a stage in a checkout, by what DVC notes of them; waits for those between two.
+    """The DVC commands that are running a stage in a checkout, as `process 12: dvc repro`; empty if there are none.
 
-    A note may outlive its process, at a power cut, say, and name one that came later. DVC would believe it for ever, or
-    give up where it cannot read it: it is taken out.
+    DVC records these commands in `.dvc/tmp/rwlock`. Reading it waits for DVC's own lock, which a command holds between
+    two stages. After a power cut, an entry may outlive its process, and its process ID may belong to a later process.
+    DVC would then wait forever, and it fails on a file that it cannot parse. Such entries are removed.
     """
     path = root / ".dvc" / "tmp" / "rwlock"
     try:
         with open_repository(root) as repository, repository.lock:
-            text, noted_at = path.read_bytes(), path.stat().st_mtime
-            noted: dict[str, Any] = {"write": {}, "read": {}}
+            text, modified = path.read_bytes(), path.stat().st_mtime
+            entries: dict[str, Any] = {"write": {}, "read": {}}
             with contextlib.suppress(ValueError):
-                noted |= json.loads(text)
-            writing = {name: info for name, info in noted["write"].items() if _is_running(info, noted_at)}
+                entries |= json.loads(text)
+            writing = {name: info for name, info in entries["write"].items() if _is_running(info, modified)}
             reading = {
-                name: [info for info in infos if _is_running(info, noted_at)] for name, infos in noted["read"].items()
+                name: [info for info in infos if _is_running(info, modified)] for name, infos in entries["read"].items()
             }
-            left = json.dumps({"write": writing, "read": {name: infos for name, infos in reading.items() if infos}})
-            if left.encode() != text:
-                path.write_text(left, encoding="utf-8")
+            remaining = json.dumps(
+                {"write": writing, "read": {name: infos for name, infos in reading.items() if infos}}
+            )
+            if remaining.encode() != text:
+                path.write_text(remaining, encoding="utf-8")
     except FileNotFoundError:
         return ""
     infos = [*itertools.chain.from_iterable(reading.values()), *writing.values()]
     return ", ".join({info["pid"]: f"process {info['pid']}: {info['cmd']}" for info in infos}.values())
 
 
-def _is_running(info: Mapping[str, Any], noted_at: float) -> bool:
-    """Whether the process of a note is there, and was when the note was made."""
+def _is_running(info: Mapping[str, Any], recorded: float) -> bool:
+    """Whether the process of an entry is running and had started when the entry was written (a Unix time)."""
     import psutil
 
     try:
         started = float(psutil.Process(int(info["pid"])).create_time())
     except psutil.NoSuchProcess:
         return False
-    return started < noted_at + 2  # the system counts its own start in whole seconds
+    return started < recorded + 2  # the system reports its boot time in whole seconds
 
 
 @contextlib.contextmanager
 def config_lock(root: Path) -> Iterator[None]:
-    """Hold what the runs of a checkout share for the moment of a change."""
+    """Lock the DVC configuration and the Git references that the runs of a checkout share, for one change."""
     path = root / ".dvc" / "tmp" / "change.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path, wait=True):

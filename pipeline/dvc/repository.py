@@ -1,4 +1,4 @@
-"""TODO"""
+"""Read a repository through DVC: its stages, outputs, metrics and remotes, and the files of a revision."""
 
 import contextlib
 import json
@@ -16,9 +16,11 @@ class Stage:
     """A stage of dvc.yaml.
 
     Attributes:
+      name: the name in dvc.yaml.
+      desc: the description in dvc.yaml.
       after: the names of the stages whose outputs it reads.
       outs: the files and folders that it writes, relative to the root.
-      meta: what dvc.yaml says of it under `meta`, of which DVC itself makes no use.
+      meta: the entries under `meta` in dvc.yaml, which DVC itself does not use.
     """
 
     name: str
@@ -29,13 +31,13 @@ class Stage:
 
 
 def stages(root: Path) -> list[Stage]:
-    """The stages of the graph, each after those that it reads from."""
+    """The stages of the graph in topological order: each after the stages whose outputs it reads."""
     with open_repository(root) as repository:
         return _stages(repository)
 
 
 def up_to_date(root: Path) -> set[str]:
-    """The names of the stages that `dvc repro` would skip: neither they nor any that they read from have changed."""
+    """The names of the stages that `dvc repro` would skip: neither they nor any stage before them has changed."""
     with open_repository(root) as repository:
         graph = _stages(repository)
         names = {stage.addressing: _name(stage) for stage in repository.index.stages}
@@ -50,7 +52,7 @@ def _stages(repository: Any) -> list[Stage]:
     import networkx
 
     graph = repository.index.graph
-    places = {stage: place for place, stage in enumerate(repository.index.stages)}
+    positions = {stage: position for position, stage in enumerate(repository.index.stages)}
     return [
         Stage(
             name=_name(stage),
@@ -59,12 +61,12 @@ def _stages(repository: Any) -> list[Stage]:
             outs=tuple(out.def_path for out in stage.outs),
             meta=dict(getattr(stage, "meta", None) or {}),
         )
-        for stage in networkx.lexicographical_topological_sort(graph.reverse(), key=places.__getitem__)
+        for stage in networkx.lexicographical_topological_sort(graph.reverse(), key=positions.__getitem__)
     ]
 
 
 def _name(stage: Any) -> str:
-    """What `dvc repro` calls a stage at the root: its name alone, where it is one of the dvc.yaml there."""
+    """The name of a stage for `dvc repro` at the root; only stages of another dvc.yaml are prefixed with its path."""
     name = getattr(stage, "name", None)
     file = str(stage.path_in_repo)
     return str(name) if name and file == "dvc.yaml" else f"{file}:{name}" if name else file
@@ -77,22 +79,28 @@ def outputs(root: Path) -> list[str]:
 
 
 def metrics(root: Path, revision: str | None = None) -> dict[str, Any]:
-    """The figures of every metrics file in dvc.yaml, together: those at hand, or those of a revision or experiment.
+    """The contents of all metrics files in dvc.yaml, merged; files that are missing or not in the cache are skipped.
 
-    A file that is not there (of a revision whose outputs no cache at hand holds, say) adds none.
+    Args:
+      root: the root of the repository.
+      revision: a revision or an experiment; None for the workspace.
     """
     snapshot = Snapshot(root, revision)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for path in read_dvc_yaml(root).get("metrics", []):
         with contextlib.suppress(DvcError):
-            found |= json.loads(snapshot.read(path))
-    return found
+            values |= json.loads(snapshot.read(path))
+    return values
 
 
 class Snapshot:
-    """The files of a revision or an experiment, whether Git or DVC keeps them; of None, those at hand.
+    """The files of a revision or an experiment, whether tracked by Git or by DVC.
 
-    Reading raises `DvcError` where there is no such revision or file, and where no cache at hand holds it.
+    Its methods raise `DvcError` if the revision or the file does not exist, or the file is not in the cache.
+
+    Args:
+      root: the root of the repository.
+      revision: a revision or an experiment; None for the workspace.
     """
 
     def __init__(self, root: Path, revision: str | None) -> None:
@@ -102,17 +110,17 @@ class Snapshot:
         self._files = DVCFileSystem(str(root), rev=revision)
 
     def list(self, folder: str) -> list[str]:
-        """The paths of the files in a folder."""
-        with self._told(folder):
+        """The sorted paths of the files in a folder."""
+        with self._translate_errors(folder):
             return sorted(str(path) for path in self._files.ls(folder, detail=False))
 
     def read(self, path: str) -> bytes:
-        """A file's bytes."""
-        with self._told(path):
+        """The bytes of a file."""
+        with self._translate_errors(path):
             return bytes(self._files.read_bytes(path))
 
     @contextlib.contextmanager
-    def _told(self, path: str) -> Iterator[None]:
+    def _translate_errors(self, path: str) -> Iterator[None]:
         from dvc.exceptions import DvcException
         from dvc.scm import RevError
 
@@ -123,13 +131,13 @@ class Snapshot:
             raise DvcError(str(error)) from None
         except (DvcException, OSError):
             raise DvcError(
-                f"{self._name} has no {path}, or no cache here holds it: apply and run it, or fetch it with "
-                "dvc fetch or dvc exp pull"
+                f"{self._name} has no {path}, or it is not in DVC's cache: apply and run the experiment, or fetch the "
+                "file with dvc fetch or dvc exp pull"
             ) from None
 
 
 def output_md5(root: Path, path: str) -> str | None:
-    """The hash by which DVC knows an output at hand; None for what is none."""
+    """The MD5 of an output as recorded in dvc.lock, or None if `path` is not in it."""
     for stage in read_dvc_lock(root).values():
         for out in stage.get("outs", []):
             if out["path"] == path:
@@ -138,12 +146,12 @@ def output_md5(root: Path, path: str) -> str | None:
 
 
 def stages_in_lockfile(root: Path) -> set[str]:
-    """The names of the stages that dvc.lock says have run."""
+    """The names of the stages in dvc.lock: those that have run."""
     return set(read_dvc_lock(root))
 
 
 def remote(root: Path) -> str | None:
-    """The name of the remote that outputs are pushed to and pulled from, where one is configured."""
+    """The name of the default DVC remote, or None if none is configured."""
     from dvc.config import Config
 
     name: str | None = Config(str(root / ".dvc"))["core"].get("remote")
@@ -151,18 +159,18 @@ def remote(root: Path) -> str | None:
 
 
 def try_remote(root: Path, name: str) -> None:
-    """Write an empty file to a remote and delete it. Raises whatever the kind of remote raises where that fails."""
+    """Write an empty file to a remote and delete it. If that fails, raises an exception of the remote's library."""
     with open_repository(root) as repository:
-        there = repository.cloud.get_remote(name)
-        path = there.fs.join(there.path, f".trying-{uuid.uuid4().hex}")
-        there.fs.makedirs(there.path, exist_ok=True)
-        there.fs.pipe_file(path, b"")
-        there.fs.rm_file(path)
+        store = repository.cloud.get_remote(name)
+        path = store.fs.join(store.path, f".trying-{uuid.uuid4().hex}")
+        store.fs.makedirs(store.path, exist_ok=True)
+        store.fs.pipe_file(path, b"")
+        store.fs.rm_file(path)
 
 
 @contextlib.contextmanager
 def open_repository(root: Path) -> Iterator[Any]:
-    """DVC's own reading of the repository at `root`."""
+    """DVC's `Repo` at `root`, without progress bars; its exceptions are raised as `DvcError`."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -175,37 +183,40 @@ def open_repository(root: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Without DVC's bars, which are for its own commands."""
+    """Turn off the progress bars of DVC's Python API, which its log level controls."""
     import logging
 
     logger = logging.getLogger("dvc")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
 
 
 def read_dvc_yaml(root: Path) -> dict[str, Any]:
-    return _yaml(root / "dvc.yaml")
+    """The contents of dvc.yaml."""
+    return _read_yaml(root / "dvc.yaml")
 
 
 def read_dvc_lock(root: Path) -> dict[str, Any]:
-    """The stages of dvc.lock, by name; none where nothing has run."""
+    """The stages of dvc.lock by name; empty if no stage has run."""
     lock = root / "dvc.lock"
-    found: dict[str, Any] = _yaml(lock).get("stages", {}) if lock.exists() else {}
-    return found
+    entries: dict[str, Any] = _read_yaml(lock).get("stages", {}) if lock.exists() else {}
+    return entries
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        found = YAML(typ="safe", pure=True).load(path)
+        content = YAML(typ="safe", pure=True).load(path)
     except (UnicodeDecodeError, YAMLError):
-        found = None
-    if not isinstance(found, dict):
-        raise DvcError(f"{path} cannot be read (a merge may have left its marks in it); `git restore {path.name}`")
-    return found
+        content = None
+    if not isinstance(content, dict):
+        raise DvcError(
+            f"{path} cannot be read (a merge may have left conflict markers in it): run `git restore {path.name}`"
+        )
+    return content

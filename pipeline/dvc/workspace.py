@@ -1,8 +1,7 @@
-"""DVC, called the way a person calls it. Nothing else in the project starts DVC or reads what it keeps.
+"""Run DVC commands in a checkout as child processes, and read their output line by line.
 
-What DVC does, it does as a child process whose lines are read as they come; what it knows (the graph, what would run,
-the files of an experiment) is read through its Python API. Every child ends with all that it started: DVC alone would
-leave the stage that it runs, and that stage's GPU, behind when it is stopped.
+Each command runs under a `Supervisor`, which ends it with all its descendants. When DVC itself is stopped, the stage
+that it runs would otherwise go on and keep its GPU.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.dvc.cache import repair_cache, repairing, share_cache
+from pipeline.dvc.cache import repair_cache, repair_lock, share_cache
 from pipeline.dvc.errors import DvcError, OutOfTime
 from pipeline.dvc.experiments import EXPERIMENT_REFS, experiment_commits
 from pipeline.dvc.git import NO_PROMPT, git, run_git
@@ -26,15 +25,15 @@ class Outcome(str, enum.Enum):
     """What DVC did for a stage."""
 
     RAN = "Ran"
-    RESTORED = "Restored"  # it had run before, here or elsewhere: its outputs came from a cache
-    UNCHANGED = "Unchanged"  # its outputs were at hand
+    RESTORED = "Restored"  # it had run before, here or elsewhere: its outputs came from the cache or the store
+    UNCHANGED = "Unchanged"  # its outputs were up to date
 
 
 def environment(root: Path) -> dict[str, str]:
-    """The environment of DVC: the `python` of a stage is this one, and a run can be kept without a Git identity."""
+    """The environment variables for DVC: stages run on this Python, and runs can be saved without a Git identity."""
     variables = dict(os.environ)
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
-    variables["PYTHONUNBUFFERED"] = "1"  # a line of a stage is seen when it is written
+    variables["PYTHONUNBUFFERED"] = "1"  # show each line of a stage as soon as it is written
     variables |= NO_PROMPT
     if git(root, "config", "user.name").returncode or git(root, "config", "user.email").returncode:
         for role in ("AUTHOR", "COMMITTER"):
@@ -48,28 +47,29 @@ class Workspace:
 
     Args:
       root: the root of the repository.
-      variables: environment variables for the stages, beside those of this process.
-      cache_of: the checkout whose cache this one uses, and which knows what of it was read before; else its own.
+      variables: additional environment variables for the stages.
+      cache_of: the checkout whose cache this one uses. The cache is checked from there, because that checkout records
+        which files it has read. None for `root`.
     """
 
     def __init__(self, root: Path, variables: Mapping[str, str] | None = None, cache_of: Path | None = None) -> None:
         self.root = root
         self._variables = variables or {}
         self._cache_of = cache_of or root
-        self._processes = Supervisor()
-        self._checked = False
+        self._supervisor = Supervisor()
+        self._cache_checked = False
 
     def stop(self) -> None:
-        """End what runs here with all that it started, for good. May be called from any thread; does not wait."""
-        self._processes.stop()
+        """End the running command and its descendants, and start no more. Any thread may call it; it does not wait."""
+        self._supervisor.stop()
 
     def wait(self) -> None:
-        """Wait until nothing runs here."""
-        self._processes.wait()
+        """Wait until no command runs in this workspace."""
+        self._supervisor.wait()
 
     def pause(self, seconds: float) -> None:
-        """Do nothing for a while. Raises `processes.Stopped` after `stop`."""
-        self._processes.pause(seconds)
+        """Sleep for `seconds`. Raises `Stopped` as soon as `stop` is called."""
+        self._supervisor.pause(seconds)
 
     def reproduce(
         self,
@@ -79,81 +79,91 @@ class Workspace:
         echo: bool = False,
         seconds: float | None = None,
     ) -> dict[str, Outcome]:
-        """Bring one stage up to date, or all in their order, and return what DVC did for each.
+        """Bring one stage up to date, or all in order, and return what DVC did for each.
 
-        Where a remote is configured, what has run elsewhere is taken from there. What is damaged in the cache is taken
-        from nowhere.
+        Outputs that another machine has pushed are restored from the remote, if one is configured. The first call also
+        deletes damaged files from the cache.
 
         Args:
+          stage: the name of the stage; None for all.
           line: called with each line that DVC and the stages print.
-          echo: whether to pass them on to this process's own output and errors as well.
-          seconds: how long it may take.
+          echo: whether to print these lines as well.
+          seconds: the time limit; None for none.
 
         Raises:
-          DvcError: where a stage fails; the message is DVC's own line, and the stage's last error.
-          OutOfTime: after `seconds`.
-          processes.Stopped: after `stop`.
+          DvcError: a stage failed; the message is DVC's error and the last error of the stage.
+          OutOfTime: the time limit has passed.
+          Stopped: `stop` was called.
         """
-        words = ["repro"]
+        arguments = ["repro"]
         if remote(self.root):
-            words.append("--pull")
+            arguments.append("--pull")
         if stage is not None:
-            words += ["--single-item", stage]
-        report = OutputParser()
+            arguments += ["--single-item", stage]
+        parser = OutputParser()
 
-        def both(text: str) -> None:
-            report.add(text)
+        def parse_and_report(text: str) -> None:
+            parser.add(text)
             line(text)
 
-        with repairing:
-            for text in [] if self._checked else repair_cache(self._cache_of):
+        with repair_lock:
+            for text in [] if self._cache_checked else repair_cache(self._cache_of):
                 line(text)
                 if echo:
                     print(text, file=sys.stderr, flush=True)
-            self._checked = True
-        self._dvc(words, report, line=both, echo=echo, seconds=seconds)
-        return report.outcomes
+            self._cache_checked = True
+        self._dvc(arguments, parser, line=parse_and_report, echo=echo, seconds=seconds)
+        return parser.outcomes
 
     def save(self, name: str) -> None:
-        """Keep the settings and outputs at hand as the experiment `name`, in place of one of that name."""
+        """Save the current settings and outputs as the experiment `name`, replacing one of that name."""
         self._dvc(["exp", "save", "--force", "--name", name])
 
     def push(self, stage: str | None = None) -> None:
-        """Send the outputs of a stage, or of all, to the remote, with what another machine needs to restore them."""
+        """Push the outputs of a stage, or of all, to the DVC remote, with the run cache needed to restore them."""
         self._dvc(["push", "--run-cache", *([stage] if stage else [])])
 
     def push_experiment(self, name: str, repository: str) -> None:
-        """Send an experiment to a Git remote, and its outputs and runs to the DVC remote, where there is one."""
+        """Push an experiment to a Git remote, and its outputs and run cache to the DVC remote if there is one.
+
+        Args:
+          name: the experiment.
+          repository: the name, path or URL of the Git remote.
+        """
         if remote(self.root):
             self._dvc(["exp", "push", "--force", "--run-cache", repository, name])
         else:
-            kept = f"{EXPERIMENT_REFS}/*/*/{name}"
-            for reference in run_git(self.root, "for-each-ref", "--format=%(refname)", kept).split():
+            pattern = f"{EXPERIMENT_REFS}/*/*/{name}"
+            for reference in run_git(self.root, "for-each-ref", "--format=%(refname)", pattern).split():
                 run_git(self.root, "push", "--quiet", "--force", repository, f"{reference}:{reference}")
 
     def _dvc(
         self,
-        words: Sequence[str],
-        report: "OutputParser | None" = None,
+        arguments: Sequence[str],
+        parser: "OutputParser | None" = None,
         line: LineCallback | None = None,
         echo: bool = False,
         seconds: float | None = None,
     ) -> None:
-        report = report or OutputParser()
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", *words]
+        parser = parser or OutputParser()
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
         variables = {**environment(self.root), **self._variables}
         try:
-            code = self._processes.run(
-                command, cwd=self.root, env=variables, line=line or report.add, echo=echo, seconds=seconds
+            code = self._supervisor.run(
+                command, cwd=self.root, env=variables, line=line or parser.add, echo=echo, seconds=seconds
             )
         except TimedOut as error:
-            raise OutOfTime(f"dvc {' '.join(words)}: {error}") from None
+            raise OutOfTime(f"dvc {' '.join(arguments)}: {error}") from None
         if code:
-            raise DvcError(report.error or f"dvc {' '.join(words)} ended with exit code {code}", report.exit_code)
+            raise DvcError(parser.error or f"dvc {' '.join(arguments)} ended with exit code {code}", parser.exit_code)
 
 
 class OutputParser:
-    """What DVC's lines say."""
+    """Reads the output of DVC, line by line.
+
+    Attributes:
+      outcomes: what DVC did, by stage.
+    """
 
     RUNNING = re.compile(r"Running stage '(.+)':")
     CACHED = re.compile(r"Stage '(.+)' is cached - skipping run, checking out outputs")
@@ -165,46 +175,56 @@ class OutputParser:
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Outcome] = {}
-        self._error: str | None = None
-        self._reason: str | None = None
-        self._goes_on = False
+        self._dvc_error: str | None = None
+        self._stage_error: str | None = None
+        self._error_may_continue = False
 
     def add(self, text: str) -> None:
+        """Read one line."""
         text = self.COLOURS.sub("", text)
-        if self._goes_on and text[:1].isspace():  # who is at work where DVC must wait
-            self._error = f"{self._error} {text.strip()}"
+        if self._error_may_continue and text[:1].isspace():  # the processes that hold DVC's lock, one per line
+            self._dvc_error = f"{self._dvc_error} {text.strip()}"
             return
-        text, self._goes_on = text.strip(), False
+        text, self._error_may_continue = text.strip(), False
         for pattern, outcome in (
             (self.SKIPPED, Outcome.UNCHANGED),
             (self.PULLING, Outcome.RESTORED),
             (self.CACHED, Outcome.RESTORED),
             (self.RUNNING, Outcome.RAN),
         ):
-            if found := pattern.fullmatch(text):
-                self.outcomes[found[1]] = outcome
-                self._reason = None
+            if match := pattern.fullmatch(text):
+                self.outcomes[match[1]] = outcome
+                self._stage_error = None
         if text.startswith("error: "):
-            self._reason = text.removeprefix("error: ")
-        elif found := self.FAILED.match(text):
-            self._error, self._goes_on = found[1], True
+            self._stage_error = text.removeprefix("error: ")
+        elif match := self.FAILED.match(text):
+            self._dvc_error, self._error_may_continue = match[1], True
 
     @property
     def error(self) -> str | None:
-        """DVC's own line, and after it the last error of the stage that failed."""
-        return f"{self._error}: {self._reason}" if self._error and self._reason else self._error
+        """DVC's error, followed by the last error of the stage that failed; None if DVC has reported no error."""
+        if self._dvc_error and self._stage_error:
+            return f"{self._dvc_error}: {self._stage_error}"
+        return self._dvc_error
 
     @property
     def exit_code(self) -> int | None:
-        found = self.EXITED.search(self._error or "")
-        return int(found[1]) if found else None
+        """The exit code of the stage that failed, if DVC has reported one."""
+        match = self.EXITED.search(self._dvc_error or "")
+        return int(match[1]) if match else None
 
 
 @contextlib.contextmanager
 def temporary_workspace(root: Path, name: str, variables: Mapping[str, str] | None = None) -> Iterator[Workspace]:
-    """A workspace of its own beside the one at `root`, of the commit there and with the same cache; removed at the end.
+    """A workspace in a temporary clone of the last commit at `root`, with the same cache; removed when the block ends.
 
-    Its stages find a relative folder where those of `root` do. An experiment that is kept in it is kept at `root`.
+    Relative paths in the settings still start at `root` (`DVC_ROOT`). Experiments saved in the workspace are fetched
+    into `root`.
+
+    Args:
+      root: the root of the repository.
+      name: the first part of the temporary folder's name.
+      variables: additional environment variables for the stages.
     """
     folder = root / ".dvc" / "tmp" / "workspaces"
     with files.temporary_folder(folder, prefix=f"{name}-", stale="*") as temporary:
@@ -225,5 +245,5 @@ def temporary_workspace(root: Path, name: str, variables: Mapping[str, str] | No
             workspace.stop()
             workspace.wait()
             if experiment_commits(inside):
-                kept = f"{EXPERIMENT_REFS}/{baseline[:2]}/{baseline[2:]}/*"
-                run_git(root, "fetch", "--quiet", "--no-tags", str(checkout), f"+{kept}:{kept}")
+                references = f"{EXPERIMENT_REFS}/{baseline[:2]}/{baseline[2:]}/*"
+                run_git(root, "fetch", "--quiet", "--no-tags", str(checkout), f"+{references}:{references}")

@@ -1,1 +1,1 @@
-"""Prefect's flows over DVC's graph: reproduce, experiment and sweep."""
+"""The Prefect flows that run DVC's stages: reproduce, experiment and sweep."""

@@ -1,4 +1,4 @@
-"""What a run leaves in Prefect for people, as text: its verdict, summary, comparison and progress."""
+"""The artifacts that a run publishes in Prefect (summary, comparison, link, progress), and its verdict."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,15 +10,22 @@ from uuid import UUID
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-METRIC = "heldout_bits_per_dim"  # what an experiment is judged by; less is better
-EQUAL = 0.0005  # a difference that three decimals do not show
+METRIC = "heldout_bits_per_dim"  # the metric that runs are compared by; lower is better
+EQUAL_WITHIN = 0.0005  # smaller differences do not show in three decimals
 
 PERCENT = re.compile(r"\((\d+)%\)")
 
 
 @dataclass
 class StageRow:
-    """How a stage of a run went, and why what it has made could not be sent to the store, where that is so."""
+    """The row of a stage in the artifact `stages`.
+
+    Attributes:
+      stage: the name of the stage.
+      state: the name of its final state.
+      seconds: how long it took.
+      not_pushed: why its outputs could not be pushed to the store; empty if they were, or there is no store.
+    """
 
     stage: str
     state: str
@@ -28,19 +35,25 @@ class StageRow:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run that is kept: what it is called, and its figures by name, those in groups as `group.name`."""
+    """A saved run.
+
+    Attributes:
+      name: its name for people.
+      metrics: the values of its metrics by name; nested ones are named `group.name`.
+    """
 
     name: str
-    figures: Mapping[str, Any]
+    metrics: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class FinishedRun(SavedRun):
-    """A run that has come to its end.
+    """A run that has just finished.
 
     Attributes:
-      differing: the settings that differ from those of the repository, as (there, here).
-      report: the path and the hash of its report, where it has one.
+      rows: its stages.
+      differing: the settings that differ from the committed ones, as (committed value, value of this run).
+      report: the path and the MD5 of its report, or None if it has none.
     """
 
     rows: Sequence[StageRow] = ()
@@ -48,48 +61,48 @@ class FinishedRun(SavedRun):
     report: tuple[str, str | None] | None = None
 
 
-def flatten(figures: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Figures by name, those of a group as `group.name`."""
-    found: dict[str, Any] = {}
-    for key, value in figures.items():
+def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as a flat one: `{"group": {"name": 1}}` becomes `{"group.name": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in metrics.items():
         if isinstance(value, Mapping):
-            found |= flatten(value, f"{above}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            found[f"{above}{key}"] = value
-    return found
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def verdict(run: SavedRun, baseline: SavedRun | None, metric: str = METRIC) -> str:
-    """Whether a run is better or worse than the baseline, and by how much, in one sentence."""
-    now = run.figures.get(metric)
-    if not _is_number(now):
+    """One sentence: whether a run is better or worse than the baseline, and by how much."""
+    current = run.metrics.get(metric)
+    if not _is_number(current):
         return f"no verdict: the run has no {metric}"
     if baseline is None:
-        return f"no verdict: no run of the settings as committed is kept here to hold {metric} {_short(now)} against"
-    before = baseline.figures.get(metric)
-    if not _is_number(before):
+        return f"no verdict on {metric} {_format(current)}: no baseline is saved here"
+    previous = baseline.metrics.get(metric)
+    if not _is_number(previous):
         return f"no verdict: {baseline.name} has no {metric}"
-    change = now - before
-    if abs(change) < EQUAL:
-        return f"equal to {baseline.name}: {metric} {_short(now)}"
+    change = current - previous
+    if abs(change) < EQUAL_WITHIN:
+        return f"equal to {baseline.name}: {metric} {_format(current)}"
     word = "better" if change < 0 else "worse"
-    return f"{word} than {baseline.name} by {_short(abs(change))}: {metric} {_short(before)} → {_short(now)}"
+    return f"{word} than {baseline.name} by {_format(abs(change))}: {metric} {_format(previous)} → {_format(current)}"
 
 
 def summary(run: FinishedRun, baseline: SavedRun | None) -> str:
-    """A run in Markdown: its verdict, settings, figures, report."""
+    """A run in Markdown: its verdict, changed settings, metrics and report."""
     lines = [f"# {run.name}", "", f"**{_escape(verdict(run, baseline))}**", "", "## Settings", ""]
     if run.differing:
-        lines += _table(("setting", "as committed", "here"), ((key, *values) for key, values in run.differing.items()))
+        lines += _table(("setting", "committed", "this run"), ((key, *values) for key, values in run.differing.items()))
     else:
         lines.append("As committed.")
-    lines += ["", "## Figures", ""]
-    before = baseline.figures if baseline else {}
+    lines += ["", "## Metrics", ""]
+    previous = baseline.metrics if baseline else {}
     lines += _table(
-        ("figure", baseline.name if baseline else "before", "here", "change"),
+        ("metric", baseline.name if baseline else "baseline", "this run", "change"),
         (
-            (key, _short(before.get(key, "")), _short(value), _change(before.get(key), value))
-            for key, value in run.figures.items()
+            (key, _format(previous.get(key, "")), _format(value), _change(previous.get(key), value))
+            for key, value in run.metrics.items()
         ),
     )
     if run.report:
@@ -101,47 +114,60 @@ def summary(run: FinishedRun, baseline: SavedRun | None) -> str:
 def comparison(
     runs: Iterable[SavedRun], failed: Mapping[str, str], changes: Mapping[str, Mapping[str, Any]], metric: str = METRIC
 ) -> list[dict[str, Any]]:
-    """A row for each experiment of a sweep, the best first, those that failed last."""
-    best_first = sorted(runs, key=lambda run: _rank(run.figures.get(metric)))
+    """A row for each experiment of a sweep: the best first, the failed ones last.
+
+    Args:
+      runs: the experiments that completed.
+      failed: why each of the others failed, by name.
+      changes: the settings that the sweep varied, by name of the experiment.
+      metric: the metric to sort by; the lowest value is the best.
+    """
+    best_first = sorted(runs, key=lambda run: _sort_key(run.metrics.get(metric)))
     rows: list[dict[str, Any]] = [
-        {"experiment": run.name, metric: run.figures.get(metric), **_plain(changes.get(run.name, {})), "state": "done"}
+        {
+            "experiment": run.name,
+            metric: run.metrics.get(metric),
+            **_cells(changes.get(run.name, {})),
+            "state": "done",
+        }
         for run in best_first
     ]
     return rows + [
-        {"experiment": name, metric: None, **_plain(changes.get(name, {})), "state": reason}
+        {"experiment": name, metric: None, **_cells(changes.get(name, {})), "state": reason}
         for name, reason in failed.items()
     ]
 
 
 def link(template: str, run: FinishedRun) -> str | None:
-    """The address of a run's report, from one with `{name}` and `{hash}` in it."""
+    """The URL of a run's report, from a template with `{name}` or `{hash}`; None without a template or a report."""
     if not template or run.report is None:
         return None
     return template.replace("{name}", quote(run.name)).replace("{hash}", run.report[1] or "")
 
 
-class Progress:
-    """A stage's progress in Prefect, from the plain lines that it prints: `training: 12 of 80 steps (15%), …`."""
+class ProgressArtifact:
+    """The progress bar of a stage in Prefect, read from the lines it prints: `training: 12 of 80 steps (15%), …`."""
 
     def __init__(self, stage: str) -> None:
         self._key = key(f"{stage}-progress")
         self._artifact: UUID | None = None
 
     def add(self, line: str) -> None:
+        """Update the bar if the line contains a percentage; the first one creates the bar."""
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-        found = PERCENT.search(line)
-        if not found:
+        match = PERCENT.search(line)
+        if not match:
             return
-        share = float(found[1])
+        percentage = float(match[1])
         if self._artifact is None:
-            self._artifact = create_progress_artifact(share, key=self._key, description=line)  # type: ignore[assignment]
+            self._artifact = create_progress_artifact(percentage, key=self._key, description=line)  # type: ignore[assignment]
         else:
-            update_progress_artifact(self._artifact, share, description=line)
+            update_progress_artifact(self._artifact, percentage, description=line)
 
 
 def key(text: str) -> str:
-    """A key as Prefect takes it: small letters, digits and dashes."""
+    """A text as an artifact key of Prefect: lowercase letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
@@ -149,27 +175,27 @@ def _is_number(value: object) -> "TypeGuard[float]":
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _rank(value: object) -> float:
+def _sort_key(value: object) -> float:
     return float(value) if _is_number(value) else float("inf")
 
 
-def _change(before: Any, now: Any) -> str:
-    return f"{now - before:+.4g}" if _is_number(before) and _is_number(now) else ""
+def _change(previous: Any, current: Any) -> str:
+    return f"{current - previous:+.4g}" if _is_number(previous) and _is_number(current) else ""
 
 
-def _short(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def _cells(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value if _is_number(value) else str(value) for name, value in values.items()}
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    lines = [f"| {' | '.join(map(_escape, head))} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(_escape(_short(cell)) for cell in row)} |" for row in rows]
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    lines = [f"| {' | '.join(map(_escape, header))} |", f"|{'---|' * len(header)}"]
+    return lines + [f"| {' | '.join(_escape(_format(cell)) for cell in row)} |" for row in rows]
 
 
 def _escape(text: str) -> str:
-    """Text as Markdown that shows it; an underscore within a word is as it is, so that an address stays one."""
+    """Escape Markdown. An underscore within a word stays, so that a URL remains one."""
     return re.sub(r"[|*`<>\[\]\\]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))

@@ -1,10 +1,10 @@
-"""Prefect's flows over DVC's graph. DVC knows what must run and keeps it; Prefect knows when, where, and how it went.
+"""The Prefect flows. DVC decides which stages to run and saves their outputs; Prefect decides when and where to run.
 
-reproduce   the stages of the workspace at hand, a task each
-experiment  the same with other settings, in a workspace of its own, kept as a DVC experiment
-sweep       many experiments, as many at once as there are slots
+reproduce   the stages of the current workspace, each as a task
+experiment  the same with other settings, in a temporary workspace, saved as a DVC experiment
+sweep       many experiments, in parallel if there are several slots
 
-The graph is dvc.yaml's. Nothing here names a stage.
+The stages and their order come from dvc.yaml. No stage is named here.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from pipeline.flows import artifacts
 from pipeline.flows.artifacts import METRIC, FinishedRun
 from pipeline.flows.forms import Grid, Profile, Settings
 from pipeline.flows.outcome import (
+    collect_results,
     completed_state,
     failed_state_on_error,
     find_baseline,
-    finish,
     name_best,
     publish_artifacts,
 )
@@ -36,7 +36,7 @@ from pipeline.flows.watchdog import with_watchdog
 from pipeline.settings import experiment_name, profiles, update_params_file
 from stages import params
 
-STORE_VARIABLE = "QUICKDRAW_STORE"  # where runs are shared with other machines: a URL or an absolute folder
+STORE_VARIABLE = "QUICKDRAW_STORE"  # the store that machines share outputs in: a URL or an absolute folder
 
 Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$")]
 Hours = Annotated[float, Field(ge=0)]
@@ -44,17 +44,17 @@ NO_CHANGES = Settings.model_validate({})
 NO_GRID = Grid.model_validate({})
 
 
-@flow(description="The stages of the workspace at hand that need to run, a task each.")
+@flow(description="Runs the stages of the current workspace that need to run, each as a task.")
 def reproduce(keep: Name = "", hours: Hours = 0) -> State[Any]:
-    """Bring the workspace at hand up to date, with the settings that its params.yaml holds.
+    """Bring the current workspace up to date with the settings in its params.yaml.
 
     Args:
-      keep: The name to keep the run under as a DVC experiment; empty to keep none.
-      hours: The most that a stage may take; 0 is any time.
+      keep: Name to save the run under as a DVC experiment; empty to not save it.
+      hours: Time limit of each stage in hours; 0 for none.
     """
-    with with_watchdog(), failed_state_on_error() as failure, contextlib.ExitStack() as held:
+    with with_watchdog(), failed_state_on_error() as failure, contextlib.ExitStack() as stack:
         root = _root()
-        held.enter_context(dvc.exclusive_run(root, get_run_logger().info))
+        stack.enter_context(dvc.exclusive_run(root, get_run_logger().info))
         settings = params.read(root / "params.yaml")
         params.check(settings, "params.yaml")
         committed = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed")
@@ -63,15 +63,16 @@ def reproduce(keep: Name = "", hours: Hours = 0) -> State[Any]:
         name = keep or experiment_name("run", settings)
         if keep:
             workspace.save(keep)
-        run = finish(workspace, name, rows, committed, settings)
-        baseline = find_baseline(root, committed, apart_from=name)
+        run = collect_results(workspace, name, rows, committed, settings)
+        baseline = find_baseline(root, committed, exclude=name)
         publish_artifacts(run, baseline)
         return completed_state(run, baseline, not_pushed(rows))
     return failure.state
 
 
 @flow(
-    description="Other settings, in a workspace of their own, kept as a DVC experiment and held against the baseline."
+    description="Runs other settings in a temporary workspace, saves them as a DVC experiment and compares the result "
+    "with the baseline."
 )
 def experiment(
     profile: Profile = "full",
@@ -81,46 +82,46 @@ def experiment(
     push: bool = True,
     hours: Hours = 0,
 ) -> State[Any]:
-    """Run the committed params.yaml with changes, and keep the run as a DVC experiment.
+    """Run the committed params.yaml with changes, and save the run as a DVC experiment.
 
     Args:
-      profile: A named set of changes, from pipeline/profiles.yaml; full is params.yaml as committed.
-      settings: Changes on top of the profile's.
-      name: What the experiment is called; empty for the profile and a fingerprint of the settings.
-      baseline: The experiment or revision to hold it against; empty for the profile without these changes.
-      push: Whether to send it to `origin` and to the store, where runs are shared.
-      hours: The most that a stage may take; 0 is any time.
+      profile: Named set of changes from pipeline/profiles.yaml; full is params.yaml as committed.
+      settings: Changes to the profile's settings.
+      name: Name of the experiment; empty for the profile and a fingerprint of the settings.
+      baseline: Experiment or revision to compare it with; empty for the profile without these changes.
+      push: Whether to push the experiment to `origin` and to the store; without a store, nothing is pushed.
+      hours: Time limit of each stage in hours; 0 for none.
     """
     with with_watchdog(), failed_state_on_error() as failure:
         root = _root()
         committed = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed")
-        usual = committed | profiles()[profile]
-        chosen = usual | settings.changes()
-        params.check(chosen, "the settings of this experiment")
-        name = name or experiment_name(profile, chosen)
-        against = find_baseline(root, usual, baseline, apart_from=name)
+        base_settings = committed | profiles()[profile]
+        run_settings = base_settings | settings.changes()
+        params.check(run_settings, "the settings of this experiment")
+        name = name or experiment_name(profile, run_settings)
+        baseline_run = find_baseline(root, base_settings, baseline, exclude=name)
         if not dvc.is_committed(root, "params.yaml", "dvc.lock"):
-            get_run_logger().warning("The changes here that are not committed are no part of the experiment")
+            get_run_logger().warning("Uncommitted changes are not part of the experiment")
 
         with dvc.temporary_workspace(root, name, slot_variables.get()) as workspace:
-            update_params_file(workspace.root / "params.yaml", committed, chosen, get_run_logger().info)
-            rows = run_stages(workspace, chosen, hours)
+            update_params_file(workspace.root / "params.yaml", committed, run_settings, get_run_logger().info)
+            rows = run_stages(workspace, run_settings, hours)
             workspace.save(name)
-            run = finish(workspace, name, rows, committed, chosen)
-        publish_artifacts(run, against)
+            run = collect_results(workspace, name, rows, committed, run_settings)
+        publish_artifacts(run, baseline_run)
         unpushed = not_pushed(rows)
         shared = dvc.remote(root) is not None or bool(os.environ.get(STORE_VARIABLE))
         if push and shared and dvc.has_origin(root):
             try:
                 dvc.Workspace(root).push_experiment(name, "origin")
-                unpushed = []  # it went with all that its stages have made
+                unpushed = []  # the outputs of all stages were pushed with the experiment
             except dvc.DvcError as error:
                 unpushed = [f"{name} ({error})"]
-        return completed_state(run, against, unpushed)
+        return completed_state(run, baseline_run, unpushed)
     return failure.state
 
 
-@flow(description="A grid or a list of settings as experiments, as many at once as there are slots.")
+@flow(description="Runs a grid or a list of settings as experiments, in parallel if there are several slots.")
 def sweep(
     profile: Profile = "quick",
     settings: Settings = NO_CHANGES,
@@ -131,33 +132,35 @@ def sweep(
     push: bool = True,
     hours: Hours = 0,
 ) -> State[Any]:
-    """Run experiments side by side and lay them out, the best first. One that fails does not stop the others.
+    """Run experiments in parallel and list them, the best first. One that fails does not stop the others.
 
     Args:
-      profile: A named set of changes, from pipeline/profiles.yaml; full is params.yaml as committed.
-      settings: Changes on top of the profile's, for all.
-      grid: Values for some settings: every combination is an experiment.
-      runs: Changes for one experiment each; with a grid, each is tried with every combination.
-      metric: The figure to sort by; the least is the best.
-      slots: How many at once; 0 for one a GPU, or one where there is none.
-      push: Whether to send the experiments to `origin` and to the store, where runs are shared.
-      hours: The most that a stage may take; 0 is any time.
+      profile: Named set of changes from pipeline/profiles.yaml; full is params.yaml as committed.
+      settings: Changes to the profile's settings, for all experiments.
+      grid: Values to try for each setting; every combination is an experiment.
+      runs: List of changes, one experiment each; with a grid, each is combined with every combination of its values.
+      metric: Metric to sort by; the lowest value is the best.
+      slots: Number of experiments to run in parallel; 0 for one per GPU, or one without a GPU.
+      push: Whether to push the experiments to `origin` and to the store; without a store, nothing is pushed.
+      hours: Time limit of each stage in hours; 0 for none.
     """
     with with_watchdog(), failed_state_on_error() as failure:
         root = _root()
         committed = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed")
-        usual = committed | profiles()[profile] | settings.changes()
-        changes = {experiment_name(profile, usual | tried): tried for tried in combinations(grid, runs)}
-        for name, tried in changes.items():
-            params.check(usual | tried, f"the settings of {name}")
+        base_settings = committed | profiles()[profile] | settings.changes()
+        changes = {
+            experiment_name(profile, base_settings | combination): combination
+            for combination in combinations(grid, runs)
+        }
+        for name, combination in changes.items():
+            params.check(base_settings | combination, f"the settings of {name}")
 
-        def one(name: str) -> State[Any]:
-            changed = settings.changes() | changes[name]
-            start = experiment.with_options(flow_run_name=name)
-            form = Settings.model_validate(changed)
-            return start(profile, form, name=name, push=push, hours=hours, return_state=True)
+        def run_experiment(name: str) -> State[Any]:
+            run_changes = Settings.model_validate(settings.changes() | changes[name])
+            run_flow = experiment.with_options(flow_run_name=name)
+            return run_flow(profile, run_changes, name=name, push=push, hours=hours, return_state=True)
 
-        states = run_in_slots(one, list(changes), make_slots(slots))
+        states = run_in_slots(run_experiment, list(changes), make_slots(slots))
         done: list[FinishedRun] = [state.result() for state in states.values() if state.is_completed()]
         failed = {name: state.message or str(state.name) for name, state in states.items() if not state.is_completed()}
         table = artifacts.comparison(done, failed, changes, metric)
@@ -169,7 +172,10 @@ def sweep(
 
 
 def combinations(grid: Grid, runs: list[Settings]) -> list[dict[str, Any]]:
-    """Each of the runs, or of one without changes, with every combination of the grid's values."""
+    """The changes of each experiment: every run, combined with every combination of the grid's values.
+
+    Without runs, the combinations alone; without a grid, the runs alone.
+    """
     axes = grid.model_dump(mode="json", exclude_unset=True)
     return [
         run | dict(zip(axes, values, strict=True))
@@ -179,7 +185,7 @@ def combinations(grid: Grid, runs: list[Settings]) -> list[dict[str, Any]]:
 
 
 def _root() -> Path:
-    """The root of the repository at hand, set to share its runs where this machine is told to."""
+    """The root of the current repository, configured to use the store in `QUICKDRAW_STORE` if that is set."""
     root = dvc.find_root(Path.cwd())
     if store := os.environ.get(STORE_VARIABLE):
         dvc.configure_store(root, store)

@@ -1,4 +1,4 @@
-"""The parameters of the flows: the settings' own schema, with every one optional, as a form and a server check it."""
+"""The types of the flows' parameters, from the schema of the settings. Prefect's forms and server check them."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,20 +10,20 @@ from stages.params import Params
 
 
 def _without_default(schema: dict[str, Any]) -> None:
-    """A form starts empty, and what is left empty is not sent."""
+    """Remove the default: a form then starts empty and does not send the fields that are left empty."""
     schema.pop("default", None)
 
 
 class Settings(Params):
-    """Changes to the settings of a profile; what is left out stays as it is there."""
+    """Changes to the settings of a profile. Settings left empty keep the profile's value."""
 
     def changes(self) -> dict[str, Any]:
-        """The keys and values that were given, as params.yaml holds them."""
+        """The settings that were given, with their values as in params.yaml."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 for _field in Settings.model_fields.values():
-    _field.default = "" if _field.annotation is str else None  # never read: `changes` takes what was given
+    _field.default = "" if _field.annotation is str else None  # never used: `changes` returns only the given values
     _field.json_schema_extra = _without_default
 Settings.model_rebuild(force=True)
 
@@ -31,11 +31,11 @@ Settings.model_rebuild(force=True)
 if TYPE_CHECKING:
 
     class Grid(BaseModel):
-        """For each of some settings, the values to try."""
+        """The values to try for each setting."""
 else:
     Grid = create_model(
         "Grid",
-        __doc__="For each of some settings, the values to try: every combination of them is an experiment.",
+        __doc__="The values to try for each setting. Every combination of them is an experiment.",
         __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False),
         **{
             name: (
@@ -49,7 +49,7 @@ else:
 
 def _is_profile(name: str) -> str:
     if name not in profiles():
-        raise ValueError(f"{name!r} is no profile.{did_you_mean(name, profiles())}")
+        raise ValueError(f"{name!r} is not a profile.{did_you_mean(name, profiles())}")
     return name
 
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The outcome of a flow: the results of its run, the baseline it is compared with, and its final state."""
 
 import contextlib
 import os
@@ -16,69 +16,98 @@ from pipeline.flows.artifacts import FinishedRun, SavedRun, StageRow
 from pipeline.settings import fingerprint
 from stages.common.errors import UserError, describe_os_error, did_you_mean
 
-REPORTS_VARIABLE = "QUICKDRAW_REPORTS"  # the address of a report, with {name} or {hash} in it
+REPORTS_VARIABLE = "QUICKDRAW_REPORTS"  # the URL of the reports, with {name} or {hash} for those of a run
 
 
 def name_best(done: list[FinishedRun], table: list[dict[str, Any]], metric: str) -> str:
-    """Which of the experiments is the best, where they have the figure by which that is said."""
-    known = {figure for run in done for figure in run.figures}
+    """The message of a sweep: the number of experiments and the best of them, or that none has the metric.
+
+    Args:
+      done: the experiments that completed.
+      table: their rows, the best first.
+      metric: the metric that the table is sorted by.
+    """
+    known = {key for run in done for key in run.metrics}
     if metric not in known:
-        return f"{len(done)} experiments, and none has the figure {metric!r}.{did_you_mean(metric, known)}"
+        return f"{len(done)} experiments; none has the metric {metric!r}.{did_you_mean(metric, known)}"
     return f"{len(done)} experiments; the best is {table[0]['experiment']}"
 
 
-def finish(
+def collect_results(
     workspace: dvc.Workspace, name: str, rows: list[StageRow], committed: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> FinishedRun:
-    pages = [path for path in dvc.outputs(workspace.root) if path.endswith(".html")]
+    """The results of a run, read from its workspace.
+
+    Args:
+      workspace: where the stages ran.
+      name: the name of the run.
+      rows: its stages.
+      committed: the settings in the last commit.
+      settings: the settings of the run.
+    """
+    reports = [path for path in dvc.outputs(workspace.root) if path.endswith(".html")]
     return FinishedRun(
         name=name,
-        figures=artifacts.flatten(dvc.metrics(workspace.root)),
+        metrics=artifacts.flatten(dvc.metrics(workspace.root)),
         rows=rows,
         differing={key: (committed.get(key), value) for key, value in settings.items() if committed.get(key) != value},
-        report=(pages[0], dvc.output_md5(workspace.root, pages[0])) if pages else None,
+        report=(reports[0], dvc.output_md5(workspace.root, reports[0])) if reports else None,
     )
 
 
-def find_baseline(root: Path, usual: Mapping[str, Any], named: str = "", apart_from: str = "") -> SavedRun | None:
-    """The run to hold another against: the one that is named, else the last of the usual settings, else the commit's.
+def find_baseline(root: Path, base_settings: Mapping[str, Any], name: str = "", exclude: str = "") -> SavedRun | None:
+    """The run to compare another run with.
 
-    It is called by its name and the commit that it was made from: a run of each night has the same name.
+    This is the run called `name`. Without a name, it is the newest experiment with the base settings that has metrics,
+    and if there is none, the last commit itself. The returned name includes the commit that the baseline was made from,
+    because nightly runs share a name.
 
     Args:
-      apart_from: the name of the run to be held against it; of that name, one of another commit is another run.
+      root: the root of the repository.
+      base_settings: the settings before the changes of the run that is compared.
+      name: an experiment or a revision; empty to choose one.
+      exclude: the name of the run that is compared. An experiment of this name from an earlier commit is not excluded.
 
-    Raises `dvc.DvcError` where there are no figures of the one that is named.
+    Returns:
+      The baseline, or None if no candidate has metrics.
+
+    Raises:
+      DvcError: `name` does not exist or has no metrics.
     """
-    usually = f"-{fingerprint(usual)}"
+    suffix = f"-{fingerprint(base_settings)}"
     if dvc.has_origin(root):
         try:
-            dvc.fetch_experiments(root, named or f"*{usually}")
+            dvc.fetch_experiments(root, name or f"*{suffix}")
         except dvc.DvcError as error:
-            get_run_logger().warning("The experiments of origin are not seen: %s", error)
-    last_first = dvc.list_experiments(root)[::-1]
-    if named:
-        candidates = [one for one in last_first if one.name == named][:1] or [_as_experiment(root, named)]
+            get_run_logger().warning("Cannot fetch experiments from origin: %s", error)
+    newest_first = dvc.list_experiments(root)[::-1]
+    if name:
+        candidates = [experiment for experiment in newest_first if experiment.name == name][:1]
+        candidates = candidates or [_as_experiment(root, name)]
     else:
         head = _as_experiment(root, "HEAD")
-        this = (apart_from, head.baseline)
-        candidates = [one for one in last_first if one.name.endswith(usually) and (one.name, one.baseline) != this]
+        candidates = [
+            experiment
+            for experiment in newest_first
+            if experiment.name.endswith(suffix) and (experiment.name, experiment.baseline) != (exclude, head.baseline)
+        ]
         candidates.append(head)
-    for one in candidates:
-        if figures := artifacts.flatten(dvc.metrics(root, one.commit)):
-            return SavedRun(f"{one.name} ({one.baseline[:7]})", figures)
-    if named:
-        raise dvc.DvcError(f"the baseline {named} has no figures here; `dvc exp show` lists what there is")
+    for candidate in candidates:
+        if metrics := artifacts.flatten(dvc.metrics(root, candidate.commit)):
+            return SavedRun(f"{candidate.name} ({candidate.baseline[:7]})", metrics)
+    if name:
+        raise dvc.DvcError(f"the baseline {name} has no metrics here; `dvc exp show` lists the experiments")
     return None
 
 
 def _as_experiment(root: Path, revision: str) -> dvc.Experiment:
-    """What a commit holds, as an experiment that was made from it."""
+    """A commit as an `Experiment` made from itself."""
     commit = dvc.resolve_commit(root, revision)
     return dvc.Experiment(revision, baseline=commit, commit=commit)
 
 
 def completed_state(run: FinishedRun, baseline: SavedRun | None, not_pushed: list[str]) -> State[Any]:
+    """The state of a completed run: its verdict, and what could not be pushed."""
     message = artifacts.verdict(run, baseline)
     if not_pushed:
         message += f"; not pushed: {', '.join(not_pushed)}"
@@ -86,19 +115,21 @@ def completed_state(run: FinishedRun, baseline: SavedRun | None, not_pushed: lis
 
 
 def publish_artifacts(run: FinishedRun, baseline: SavedRun | None) -> None:
-    """The run's artifacts but for those of its stages."""
+    """Publish the summary of a run in Prefect, and a link to its report if `QUICKDRAW_REPORTS` is set."""
     create_markdown_artifact(artifacts.summary(run, baseline), key="summary", description=run.name)
     if address := artifacts.link(os.environ.get(REPORTS_VARIABLE, ""), run):
         create_link_artifact(address, link_text=f"The report of {run.name}", key="report")
 
 
 class _Failure:
+    """The failed state, set if the block raises."""
+
     state: State[Any]
 
 
 @contextlib.contextmanager
 def failed_state_on_error() -> Iterator[_Failure]:
-    """Turn an error that a person can act on into a failed state with its message, without a traceback."""
+    """Turn a `UserError` or an `OSError` of the block into a failed state with its message, without a traceback."""
     failure = _Failure()
     try:
         yield failure

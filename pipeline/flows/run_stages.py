@@ -1,4 +1,4 @@
-"""TODO"""
+"""Run the stages of a workspace as Prefect tasks, in parallel where the graph allows it, and push their outputs."""
 
 import contextlib
 import time
@@ -17,42 +17,39 @@ from pipeline.flows.artifacts import StageRow
 from pipeline.subprocesses.supervisor import Stopped
 from stages.common.errors import SettingsError
 
-RETRY_SECONDS = [10.0, 60.0, 300.0]  # between attempts at a stage that uses the network
-# The states of a stage that is not tried again: one that cannot use its settings, and one that took longer than it may.
+RETRY_SECONDS = [10.0, 60.0, 300.0]  # before each retry of a push, and of a stage that uses the network
+# The states of a stage that is not retried: it cannot use its settings, or it exceeded its time limit.
 REFUSED, OUT_OF_TIME = "Refused", "OutOfTime"
-
-
-# --- The stages of one workspace ---
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def _run_stage(
-    workspace: dvc.Workspace, stage: dvc.Stage, at_hand: bool, rows: Mapping[str, StageRow], hours: float
+    workspace: dvc.Workspace, stage: dvc.Stage, up_to_date: bool, rows: Mapping[str, StageRow], hours: float
 ) -> State[None]:
-    """One stage, ended in the state that DVC reports."""
+    """Run one stage, and return a state named after what DVC did for it, or after its error."""
     logger = get_run_logger()
-    progress = artifacts.Progress(stage.name)
+    progress = artifacts.ProgressArtifact(stage.name)
 
-    def show(line: str) -> None:
+    def report(line: str) -> None:
         logger.info(line)
         try:
             progress.add(line)
-        except Exception as error:  # what is only seen must not end what is computed
-            logger.warning("No progress to be seen: %s", error)
+        except Exception as error:  # a progress bar that fails must not end the stage
+            logger.warning("Cannot show progress: %s", error)
 
     row, started = rows[stage.name], time.monotonic()
     try:
-        if at_hand:
+        if up_to_date:
             outcome = dvc.Outcome.UNCHANGED
         else:
             seconds = hours * 3600 or None
-            done = workspace.reproduce(stage.name, line=show, seconds=seconds)
-            outcome = done.get(stage.name, dvc.Outcome.RAN)  # DVC has other words for a file that it only tracks
+            outcomes = workspace.reproduce(stage.name, line=report, seconds=seconds)
+            outcome = outcomes.get(stage.name, dvc.Outcome.RAN)  # DVC prints other lines for a file that it only tracks
             if outcome is dvc.Outcome.RAN and dvc.remote(workspace.root):
-                row.not_pushed = _push(workspace, stage.name, patient=not not_pushed(rows.values()))
+                row.not_pushed = _push(workspace, stage.name, retry=not not_pushed(rows.values()))
         state: State[None] = Completed(name=outcome.value, message=stage.desc)
     except Stopped:
-        state = Cancelled(message="ended with the run")
+        state = Cancelled(message="stopped with the run")
     except dvc.OutOfTime as error:
         state = Failed(name=OUT_OF_TIME, message=str(error))
     except dvc.DvcError as error:
@@ -63,36 +60,47 @@ def _run_stage(
     return state
 
 
-def _push(workspace: dvc.Workspace, stage: str, patient: bool) -> str:
-    """Send what a stage has made to the store; return why that cannot be. What has run is not lost for it.
+def _push(workspace: dvc.Workspace, stage: str, retry: bool) -> str:
+    """Push the outputs of a stage to the store; return why that failed, or an empty text. The stage does not fail.
 
     Args:
-      patient: whether to try again; a store that has not taken the stages before will hardly take this one.
+      workspace: where the stage ran.
+      stage: the name of the stage.
+      retry: whether to retry. If the push of an earlier stage has failed, this one will probably fail too.
     """
-    waits = iter(RETRY_SECONDS if patient else [])
+    waits = iter(RETRY_SECONDS if retry else [])
     while True:
         try:
             workspace.push(stage)
             return ""
         except dvc.DvcError as error:
-            get_run_logger().warning("What %s has made is not pushed: %s", stage, error)
+            get_run_logger().warning("Cannot push the outputs of %s: %s", stage, error)
             if (seconds := next(waits, None)) is None:
                 return str(error)
         workspace.pause(seconds)
 
 
 def not_pushed(rows: Iterable[StageRow]) -> list[str]:
-    """The stages whose outputs could not be sent to the store, each with the reason."""
+    """The stages whose outputs could not be pushed to the store, each with the reason."""
     return [f"{row.stage} ({row.not_pushed})" for row in rows if row.not_pushed]
 
 
 def run_stages(workspace: dvc.Workspace, settings: Mapping[str, Any], hours: float) -> list[StageRow]:
-    """Run the stages of a workspace, those that wait for nothing side by side.
+    """Run the stages of a workspace, independent ones in parallel, and publish a table of them in Prefect.
 
-    Leaves their table in Prefect, however they end. Raises `dvc.DvcError` with the line of each that failed.
+    Args:
+      workspace: where to run them.
+      settings: the contents of its params.yaml.
+      hours: the time limit of each stage; 0 for none.
+
+    Returns:
+      A row for each stage, in the order of the graph.
+
+    Raises:
+      DvcError: stages failed; the message has a line for each. The table is published before.
     """
     graph = dvc.stages(workspace.root)
-    at_hand = dvc.up_to_date(workspace.root)
+    up_to_date = dvc.up_to_date(workspace.root)
     rows = {stage.name: StageRow(stage.name, "Not reached", 0.0) for stage in graph}
     futures: dict[str, Any] = {}
     with _stop_on_exit(workspace):
@@ -108,41 +116,37 @@ def run_stages(workspace: dvc.Workspace, settings: Mapping[str, Any], hours: flo
             ).submit(
                 workspace,
                 stage,
-                stage.name in at_hand,
+                stage.name in up_to_date,
                 rows,
                 hours,
                 return_state=False,
                 wait_for=[futures[name] for name in stage.after],
             )
         wait(list(futures.values()))
-    create_table_artifact(
-        [vars(row) for row in rows.values()], key="stages", description="What DVC did, stage by stage"
-    )
+    create_table_artifact([vars(row) for row in rows.values()], key="stages", description="What DVC did for each stage")
     states = [future.state for future in futures.values()]
     if not all(state.is_completed() for state in states):
-        ended = [state for state in states if state.is_final() and not state.is_completed()]
-        raise dvc.DvcError("; ".join(state.message or str(state.name) for state in ended))
+        failed = [state for state in states if state.is_final() and not state.is_completed()]
+        raise dvc.DvcError("; ".join(state.message or str(state.name) for state in failed))
     return list(rows.values())
 
 
 def _uses_network(stage: dvc.Stage, settings: Mapping[str, Any]) -> bool:
-    """Whether a stage reads from the network: dvc.yaml names the setting that says from where."""
-    place = str(settings.get(stage.meta.get("network", ""), ""))
-    return "://" in place and not place.startswith("file://")
+    """Whether a stage reads from a URL. `meta.network` in dvc.yaml is the setting with its data source."""
+    source = str(settings.get(stage.meta.get("network", ""), ""))
+    return "://" in source and not source.startswith("file://")
 
 
 def _should_retry(_task: Any, _run: Any, state: State[Any]) -> bool:
     return state.name not in (REFUSED, OUT_OF_TIME)
 
 
-# --- How a flow ends ---
-
-running_workspaces: set[dvc.Workspace] = set()
+running_workspaces: set[dvc.Workspace] = set()  # those whose stages are running in this process
 
 
 @contextlib.contextmanager
 def _stop_on_exit(workspace: dvc.Workspace) -> Iterator[None]:
-    """Where what is within is cut short, what runs in the workspace ends with it."""
+    """Stop the running stages of a workspace if the block raises, an interrupt included."""
     running_workspaces.add(workspace)
     try:
         yield

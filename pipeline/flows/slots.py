@@ -1,4 +1,4 @@
-"""TODO"""
+"""Run the experiments of a sweep in parallel, each in a slot: one GPU, or the whole machine if it has none."""
 
 import contextvars
 import os
@@ -14,59 +14,71 @@ from prefect.states import Cancelled
 
 from pipeline.flows.run_stages import running_workspaces
 
-# --- Side by side ---
-
+# The environment variables of the slot that the current experiment runs in.
 slot_variables: contextvars.ContextVar[Mapping[str, str]] = contextvars.ContextVar("variables", default={})  # noqa: B039
 
 
-def make_slots(wanted: int) -> list[Mapping[str, str]]:
-    """For each experiment that may run at once, the environment that gives it its GPU."""
+def make_slots(requested: int) -> list[Mapping[str, str]]:
+    """The environment variables of each slot, which select its GPU.
+
+    Args:
+      requested: the number of slots, which may share a GPU; 0 for one per GPU, or one if there is no GPU.
+    """
     devices = _gpus()
     slots = [{"CUDA_VISIBLE_DEVICES": device} for device in devices] or [{}]
-    return [slots[place % len(slots)] for place in range(wanted or len(slots))]
+    return [slots[index % len(slots)] for index in range(requested or len(slots))]
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [device.strip() for device in named.split(",") if device.strip() not in ("", "-1")]
+    """The GPUs that this process may use, as written in CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device.strip() for device in visible.split(",") if device.strip() not in ("", "-1")]
     try:
-        listed = subprocess.run(
+        result = subprocess.run(
             ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [line.strip() for line in listed.stdout.splitlines() if line.strip()]
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
 
 
 def run_in_slots(
-    one: Callable[[str], State[Any]], names: list[str], slots: list[Mapping[str, str]]
+    run: Callable[[str], State[Any]], names: list[str], slots: list[Mapping[str, str]]
 ) -> dict[str, State[Any]]:
-    """Call `one` with each name, as many at once as there are slots, each call in the slot that is free."""
+    """Call `run` with each name, in parallel, and return the states by name.
+
+    Each call takes a free slot and sets `slot_variables` to it. If one raises, the running experiments are stopped and
+    no more are started.
+
+    Args:
+      run: runs the experiment of this name and returns its final state.
+      names: the experiments.
+      slots: the environment variables of each slot.
+    """
     free: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
     for slot in slots:
         free.put(slot)
-    ended = threading.Event()
+    stopped = threading.Event()
 
-    def in_a_slot(name: str) -> State[Any]:
-        if ended.is_set():
-            return Cancelled(message="ended with the sweep")
+    def run_in_free_slot(name: str) -> State[Any]:
+        if stopped.is_set():
+            return Cancelled(message="stopped with the sweep")
         slot = free.get()
         slot_variables.set(slot)
         try:
-            return one(name)
+            return run(name)
         finally:
             free.put(slot)
 
     with ThreadPoolExecutor(len(slots)) as executor:
         try:
             futures: dict[str, Future[State[Any]]] = {
-                name: executor.submit(contextvars.copy_context().run, in_a_slot, name) for name in names
+                name: executor.submit(contextvars.copy_context().run, run_in_free_slot, name) for name in names
             }
             return {name: future.result() for name, future in futures.items()}
         except BaseException:
-            ended.set()
+            stopped.set()
             for workspace in list(running_workspaces):
                 workspace.stop()
             raise

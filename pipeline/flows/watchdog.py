@@ -1,8 +1,8 @@
-"""A flow run, the worker above it and the server that hears of it: a run ends with its worker, and never unheard.
+"""End a flow run when its worker ends, and report to the server the runs that were killed.
 
-A worker that is killed leaves its runs behind, and one that is asked to end kills them where they stand: the first is
-answered here by a thread that watches the worker, the second by a process that waits for the run's own to be gone. That
-process is this file as a script: it imports nothing of Prefect's until it has something to tell.
+A killed worker leaves its flow runs behind: a thread in each run watches for this, and ends the run. A worker that is
+asked to stop kills its flow runs, which then cannot report their end: a second process, which runs this file as a
+script, waits for the end of the run's process and reports it. It imports Prefect only then.
 """
 
 import contextlib
@@ -16,35 +16,32 @@ from collections.abc import Iterator
 from typing import Any
 
 FLOW_RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
-WATCH_SECONDS = 1.0
-CANCELLING_SECONDS = 30.0  # what a worker may take to say that a run is cancelled
+WATCH_SECONDS = 1.0  # between two checks of the worker
+CANCELLING_SECONDS = 30.0  # the time for a worker to report that a run is cancelled
 
 
 @contextlib.contextmanager
 def with_watchdog() -> Iterator[None]:
-    """Within, the flow run at hand ends with the worker that started it, and the server hears of its end."""
+    """End the flow run if its worker ends while the block runs, and report its end to the server if it is killed."""
     with _report_end_to_server(), _end_with_worker():
         yield
 
 
-# --- The run ends with its worker ---
-
-
 @contextlib.contextmanager
 def _end_with_worker() -> Iterator[None]:
-    """End this process where the worker that started it is gone: nobody would look after its stages."""
-    worker = _worker()
+    """End this process if the worker that started it ends: otherwise nothing could cancel its stages."""
+    worker = _find_worker()
     if worker is None:
         yield
         return
-    over = threading.Event()
+    done = threading.Event()
 
     def watch() -> None:
-        while not over.wait(WATCH_SECONDS):
-            if _is_gone(worker):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                for stream in (1, 2):  # the worker read them; to log into a broken pipe would end this thread
-                    os.dup2(nowhere, stream)
+        while not done.wait(WATCH_SECONDS):
+            if _has_ended(worker):
+                null = os.open(os.devnull, os.O_WRONLY)
+                for stream in (1, 2):  # the worker read both: logging into the broken pipe would end this thread
+                    os.dup2(null, stream)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
@@ -52,11 +49,11 @@ def _end_with_worker() -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        done.set()
 
 
-def _is_gone(process: Any) -> bool:
-    """Whether a process has ended, if only in name: in a container there may be nobody to take leave of it."""
+def _has_ended(process: Any) -> bool:
+    """Whether a process has ended. A zombie counts: in a container there may be no process that waits for it."""
     import psutil
 
     try:
@@ -65,8 +62,8 @@ def _is_gone(process: Any) -> bool:
         return True
 
 
-def _worker() -> Any:
-    """The process that started this flow run on this machine: the nearest above that is not of the run itself."""
+def _find_worker() -> Any:
+    """The process that started this flow run on this machine, or None: the nearest ancestor outside the flow run."""
     import psutil
 
     run = os.environ.get(FLOW_RUN_VARIABLE)
@@ -81,14 +78,13 @@ def _worker() -> Any:
     return None
 
 
-# --- The server hears of its end ---
-
-_reporters: list["subprocess.Popen[bytes]"] = []  # of runs that are cut short: their pipes stay open until we are gone
+# The reporters of runs that have not ended, or that a signal has ended: their pipes stay open as long as this process.
+_reporters: list["subprocess.Popen[bytes]"] = []
 
 
 @contextlib.contextmanager
 def _report_end_to_server() -> Iterator[None]:
-    """Have the end of this process told to the server, where it comes before Prefect can tell it."""
+    """Report the end of this process to the server if it ends before Prefect itself can report it."""
     from prefect.runtime import flow_run
     from prefect.settings import get_current_settings
 
@@ -114,13 +110,13 @@ def _report_end_to_server() -> Iterator[None]:
 
 
 def _dismiss(reporter: "subprocess.Popen[bytes]") -> None:
-    reporter.communicate(b"relieved")
+    reporter.communicate(b"done")
     _reporters.remove(reporter)
 
 
-def _report(run: str) -> None:
-    """Wait for the run's process to be gone, and tell the server of it if nobody else has."""
-    if sys.stdin.buffer.read():
+def _report_end(run: str) -> None:
+    """Wait for the end of the run's process, and set the state of the run if it is not final yet."""
+    if sys.stdin.buffer.read():  # the run has ended by itself
         return
     from uuid import UUID
 
@@ -135,8 +131,8 @@ def _report(run: str) -> None:
             state = client.read_flow_run(UUID(run)).state
         if state is None or not state.is_final():
             end = Cancelled if state is not None and state.is_cancelling() else Crashed
-            client.set_flow_run_state(UUID(run), end(message="Its process was ended from outside."), force=True)
+            client.set_flow_run_state(UUID(run), end(message="Its process was killed."), force=True)
 
 
 if __name__ == "__main__":
-    _report(sys.argv[1])
+    _report_end(sys.argv[1])

@@ -1,1 +1,1 @@
-"""Child processes that end with the process that started them."""
+"""Child processes that never outlive the process that started them."""

@@ -1,8 +1,8 @@
-"""Run a command so that nothing of it outlives the process that started it: a script, which processes.py starts.
+"""Run a command, and end all its processes when the parent of this script ends. `supervisor.py` starts this script.
 
-The guard holds the reading end of a pipe whose writing end only its parent holds. Whatever ends the parent, SIGKILL
-included, closes the pipe, and the guard then ends the command and all that descends from it. Nor does a descendant
-outlive the command itself.
+The script's standard input is a pipe whose only write end the parent holds. When the parent ends, even by SIGKILL, the
+pipe closes, and the script ends the command and all its descendants. When the command itself ends, the script ends the
+descendants that are still running.
 """
 
 import contextlib
@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-# What a tree is sent when it must end, and how many seconds it then has.
+# The signals that end a process tree, in order, each with the seconds to wait before the next.
 END_SIGNALS = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 
 def main(command: list[str]) -> int:
-    """Run `command` until it ends or standard input does, and return its exit code (128 + n for signal n)."""
+    """Run `command` until it ends or standard input closes, and return its exit code (128 + n for signal n)."""
     _adopt_orphans()
-    woken, wake = os.pipe()
-    for end in (woken, wake):
+    wakeup_read, wakeup_write = os.pipe()
+    for end in (wakeup_read, wakeup_write):
         os.set_blocking(end, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    # Handlers of Python's are not inherited: the command starts with the signals as a shell in a terminal leaves them.
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+    # A child does not inherit Python's handlers: the command starts with the default ones, as in a terminal.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, _note_signal)
+        signal.signal(number, _record_signal)
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:
@@ -43,33 +43,33 @@ def main(command: list[str]) -> int:
 
     code = None
     while code is None:
-        ready, _, _ = select.select([sys.stdin.fileno(), woken], [], [])
-        if woken in ready:
-            os.read(woken, 4096)
-        if sys.stdin.fileno() in ready or _end_signals:
+        ready, _, _ = select.select([sys.stdin.fileno(), wakeup_read], [], [])
+        if wakeup_read in ready:
+            os.read(wakeup_read, 4096)
+        if sys.stdin.fileno() in ready or _received_signals:
             code = _end(child.pid, END_SIGNALS)
             return 1 if code is None else code
         code = _reap(child.pid)
-    _end(child.pid, END_SIGNALS[1:])  # what it has left in the background, where shells leave it deaf to interrupts
+    _end(child.pid, END_SIGNALS[1:])  # without SIGINT: shells start background jobs with SIGINT ignored
     return code
 
 
-_end_signals: list[int] = []
+_received_signals: list[int] = []
 
 
-def _note_signal(number: int, _: FrameType | None) -> None:
+def _record_signal(number: int, _: FrameType | None) -> None:
     if number != signal.SIGCHLD:
-        _end_signals.append(number)
+        _received_signals.append(number)
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of each descendant whose own parent ends; where only Linux can, there is nothing to do."""
+    """On Linux, become the parent of every descendant whose parent ends. Other systems have no such call."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _reap(pid: int) -> int | None:
-    """Take leave of the children that have ended; return the exit code of `pid` where it is among them."""
+    """Collect the children that have ended; return the exit code of `pid`, or None if it is not among them."""
     code = None
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -82,22 +82,27 @@ def _reap(pid: int) -> int | None:
     return code
 
 
-def _end(pid: int, steps: Sequence[tuple[signal.Signals, float]]) -> int | None:
-    """End all descendants, ever more firmly, and return the exit code of `pid` where it is among them."""
+def _end(pid: int, signals: Sequence[tuple[signal.Signals, float]]) -> int | None:
+    """End all descendants with the given signals; return the exit code of `pid`, or None if it is not among them.
+
+    Args:
+      pid: the process ID of the command.
+      signals: the signals to send, in order, each with the seconds to wait before the next.
+    """
     import psutil
 
-    this, code = psutil.Process(), None
-    for number, seconds in steps:
-        left, deadline = this.children(recursive=True), time.monotonic() + seconds
-        _send(number, left)
+    this_process, code = psutil.Process(), None
+    for number, seconds in signals:
+        remaining, deadline = this_process.children(recursive=True), time.monotonic() + seconds
+        _send(number, remaining)
         while time.monotonic() < deadline:
             if (ended := _reap(pid)) is not None:
                 code = ended
-            left = this.children(recursive=True)
-            if not left:
+            remaining = this_process.children(recursive=True)
+            if not remaining:
                 return code
             if number == signal.SIGKILL:
-                _send(number, left)  # some may have been started since
+                _send(number, remaining)  # some may have started since the last kill
             time.sleep(0.02)
     return code
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Exit cleanly on SIGTERM and SIGHUP."""
 
 import contextlib
 import signal
@@ -8,14 +8,14 @@ from types import FrameType
 
 @contextlib.contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """A request to stop, or the end of the terminal, ends what is within as an interrupt does."""
+    """Raise `SystemExit(128 + n)` inside the block on SIGTERM and SIGHUP, so that cleanup runs as after Ctrl-C."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous_handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)

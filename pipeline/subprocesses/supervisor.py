@@ -1,4 +1,7 @@
-"""A child process, its lines as they come, and its end with all that it started: on a stop, a time-out, or ours."""
+"""Run child processes, read their output line by line, and end them with all their descendants.
+
+A child ends on `Supervisor.stop`, when its time limit has passed, and when this process ends.
+"""
 
 import contextlib
 import os
@@ -22,40 +25,40 @@ LineCallback = Callable[[str], object]
 
 
 class Stopped(UserError):
-    """The process was ended before its time."""
+    """The process was ended before it finished."""
 
 
 class TimedOut(Stopped):
-    """The process took longer than it had."""
+    """The process exceeded its time limit."""
 
 
 class Supervisor:
-    """The child processes of one piece of work, which any thread can stop all at once, for good."""
+    """A group of child processes that any thread can stop together. A stopped supervisor starts no more processes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._guards: set[subprocess.Popen[bytes]] = set()
+        self._reapers: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
     def stop(self) -> None:
-        """End what runs, and start nothing more. Does not wait."""
+        """End the running processes, and start no more. Does not wait."""
         with self._lock:
             self._stopped = True
             self._changed.notify_all()
-            for guard in self._guards:
-                _release(guard)
+            for reaper in self._reapers:
+                _release(reaper)
 
     def wait(self) -> None:
-        """Wait until nothing runs."""
+        """Wait until no process runs."""
         with self._lock:
-            self._changed.wait_for(lambda: not self._guards)
+            self._changed.wait_for(lambda: not self._reapers)
 
     def pause(self, seconds: float) -> None:
-        """Do nothing for a while. Raises `Stopped` after `stop`, at once."""
+        """Sleep for `seconds`. Raises `Stopped` as soon as `stop` is called."""
         with self._lock:
             if self._changed.wait_for(lambda: self._stopped, seconds):
-                raise Stopped("ended before its time")
+                raise Stopped("stopped before it finished")
 
     def run(
         self,
@@ -70,76 +73,86 @@ class Supervisor:
         """Run `command` to its end and return its exit code (128 + n for signal n).
 
         Args:
-          line: called with each line of its output and errors, without the line's end.
-          echo: whether to pass both on as well, bars and colours included where this is a terminal.
-          seconds: how long it may take; None is any time.
+          command: the program and its arguments.
+          cwd: the folder to run it in.
+          env: its environment variables.
+          line: called with each line of its standard output and standard error, without the line ending.
+          echo: whether to also write both to those of this process; a terminal shows progress bars and colours.
+          seconds: the time limit; None for none.
 
         Raises:
-          TimedOut: after `seconds`.
-          Stopped: after `stop`, from whichever thread.
+          TimedOut: the time limit has passed.
+          Stopped: `stop` was called.
         """
         streams = _Streams(echo)
-        guarded = [sys.executable, "-I", str(REAPER), *command]
+        reaper_command = [sys.executable, "-I", str(REAPER), *command]
         with self._lock:
             if self._stopped:
                 streams.close()
                 raise Stopped(f"{command[0]} was not started")
-            guard = subprocess.Popen(
-                guarded,
+            reaper = subprocess.Popen(
+                reaper_command,
                 cwd=cwd,
                 env=env,
                 stdin=subprocess.PIPE,
-                stdout=streams.child[0],
-                stderr=streams.child[1],
+                stdout=streams.child_ends[0],
+                stderr=streams.child_ends[1],
                 start_new_session=True,
             )
-            self._guards.add(guard)
-        streams.close_child()
+            self._reapers.add(reaper)
+        streams.close_child_ends()
         try:
-            in_time = streams.read(guard, line, None if seconds is None else time.monotonic() + seconds)
+            in_time = streams.read(reaper, line, None if seconds is None else time.monotonic() + seconds)
         finally:
-            _release(guard)
-            code = guard.wait()  # a second interrupt ends the waiting; the guard goes on
+            _release(reaper)
+            code = reaper.wait()  # a second interrupt ends this wait, but not the reaper
             streams.close()
             with self._lock:
-                self._guards.discard(guard)
+                self._reapers.discard(reaper)
                 self._changed.notify_all()
         if not in_time:
-            raise TimedOut(f"ended after {seconds:g} seconds, the most that it may take")
+            raise TimedOut(f"timed out after {seconds:g} seconds")
         if self._stopped:
-            raise Stopped("ended before its time")
+            raise Stopped("stopped before it finished")
         return code
 
 
-def _release(guard: "subprocess.Popen[bytes]") -> None:
-    """Close the pipe that keeps the guard's tree alive."""
-    assert guard.stdin is not None
+def _release(reaper: "subprocess.Popen[bytes]") -> None:
+    """Close the pipe to a reaper, which then ends its command and exits."""
+    assert reaper.stdin is not None
     with contextlib.suppress(OSError):
-        guard.stdin.close()
+        reaper.stdin.close()
 
 
 class _Streams:
-    """What a child writes: through one terminal where it is shown in one, else through a pipe for each stream."""
+    """The standard output and standard error of a child.
+
+    The child writes both to one pseudo-terminal if they are echoed to a terminal, otherwise each to its own pipe.
+
+    Attributes:
+      parent_ends: the file descriptors to read from; each maps to the stream to echo to, STDOUT or STDERR.
+      child_ends: the file descriptors for the child's standard output and standard error.
+    """
 
     def __init__(self, echo: bool) -> None:
         self.echo = echo
-        self.reading: dict[int, int] = {}
+        self.parent_ends: dict[int, int] = {}
         if echo and sys.stdout.isatty() and sys.stderr.isatty():
-            ours, theirs = pty.openpty()
-            _copy_size(theirs)
-            self.child: tuple[int, int] = (theirs, theirs)
-            self.reading[ours] = STDOUT
+            parent_end, child_end = pty.openpty()
+            _copy_size(child_end)
+            self.child_ends: tuple[int, int] = (child_end, child_end)
+            self.parent_ends[parent_end] = STDOUT
         else:
-            (out, out_child), (err, err_child) = os.pipe(), os.pipe()
-            self.child = (out_child, err_child)
-            self.reading |= {out: STDOUT, err: STDERR}
+            (stdout, child_stdout), (stderr, child_stderr) = os.pipe(), os.pipe()
+            self.child_ends = (child_stdout, child_stderr)
+            self.parent_ends |= {stdout: STDOUT, stderr: STDERR}
 
-    def read(self, guard: "subprocess.Popen[bytes]", line: LineCallback, deadline: float | None) -> bool:
-        """Hand on all that comes until the child is done; False where the deadline passes first."""
-        rest = dict.fromkeys(self.reading, b"")
+    def read(self, reaper: "subprocess.Popen[bytes]", line: LineCallback, deadline: float | None) -> bool:
+        """Call `line` with each line until the child ends; return False if the deadline passes first."""
+        unfinished = dict.fromkeys(self.parent_ends, b"")
         with selectors.DefaultSelector() as selector:
-            for ours in self.reading:
-                selector.register(ours, selectors.EVENT_READ)
+            for parent_end in self.parent_ends:
+                selector.register(parent_end, selectors.EVENT_READ)
             while selector.get_map():
                 wait = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
                 if wait <= 0:
@@ -148,27 +161,27 @@ class _Streams:
                 for key, _ in ready:
                     try:
                         data = os.read(key.fd, 65536)
-                    except OSError:  # a terminal whose other end is closed
+                    except OSError:  # the child's end of the pseudo-terminal is closed
                         data = b""
                     if not data:
                         selector.unregister(key.fd)
                     if self.echo:
-                        _write(self.reading[key.fd], data)
-                    *lines, rest[key.fd] = (rest[key.fd] + data).replace(b"\r", b"\n").split(b"\n")
-                    for text in lines if data else [*lines, rest[key.fd]]:
+                        _write(self.parent_ends[key.fd], data)
+                    *lines, unfinished[key.fd] = (unfinished[key.fd] + data).replace(b"\r", b"\n").split(b"\n")
+                    for text in lines if data else [*lines, unfinished[key.fd]]:
                         if text.strip():
                             line(text.decode("utf-8", "replace").rstrip())
-                if not ready and guard.poll() is not None:
-                    break  # a stranger holds the stream open
+                if not ready and reaper.poll() is not None:
+                    break  # the child has ended, but an unrelated process still holds the stream open
         return True
 
-    def close_child(self) -> None:
-        for end in set(self.child):
+    def close_child_ends(self) -> None:
+        for end in set(self.child_ends):
             os.close(end)
 
     def close(self) -> None:
-        for ours in self.reading:
-            os.close(ours)
+        for end in self.parent_ends:
+            os.close(end)
 
 
 def _write(stream: int, data: bytes) -> None:

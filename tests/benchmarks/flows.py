@@ -46,7 +46,7 @@ def main() -> None:
         try:
             figures = measure(server, root, home, times)
         finally:
-            server.end()
+            server.stop()
 
     base = figures["dvc repro"]["wall"]
     print(f"{'':26} {'wall':>7} {'over':>7} {'processor':>10}   seconds")

@@ -247,6 +247,6 @@ def test_experiments_and_revisions_without_computing(repository: Path, capsys: p
     assert main(["compare", "HEAD", "none"]) == 1
     assert capsys.readouterr().err == "error: unknown Git revision 'none'\n"
     shutil.rmtree(repository / ".dvc" / "cache")
-    with pytest.raises(DvcError, match=r"second has no reports/.*, or no cache here holds it: .*dvc exp pull"):
+    with pytest.raises(DvcError, match=r"second has no reports/.*, or it is not in DVC's cache: .*dvc exp pull"):
         module.read(repository, "second")
     assert (repository / "reports/compare.html").read_text() == page, "what was there stays"

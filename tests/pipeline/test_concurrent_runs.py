@@ -1,4 +1,4 @@
-"""Several at once, and a cache that is damaged: one waits or is refused in a clear line, and nothing is mixed."""
+"""Concurrent runs, a damaged cache, a full disk and a wrong clock: outputs stay correct, and errors are clear."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from tests.settings import FULL, ROOT
 
 pytestmark = pytest.mark.torture
 
-SECONDS = 300
+TIMEOUT = 300  # seconds
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Stages that take no time, but for the one that waits."""
+    """A project whose stages take almost no time, except the one that waits."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -39,111 +39,113 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     yield root
 
 
-class Started:
-    """A command in the repository, whose lines are kept in a file."""
+class Command:
+    """A Python module running in the repository as a command, with its output in a file."""
 
-    def __init__(self, root: Path, *words: str) -> None:
+    def __init__(self, root: Path, *arguments: str) -> None:
         self._log = Path(os.environ["HOME"]) / f"log-{time.monotonic_ns()}"
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", *words], cwd=root, stdout=log, stderr=log)
+            self._process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=root, stdout=log, stderr=log)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
-    def wait_for(self, words: str) -> None:
-        deadline = time.monotonic() + SECONDS
-        while words not in self.said:
-            assert self._process.poll() is None and time.monotonic() < deadline, self.said
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while text not in self.output:
+            assert self._process.poll() is None and time.monotonic() < deadline, self.output
             time.sleep(0.05)
 
-    def end(self) -> int:
-        return self._process.wait(SECONDS)
+    def wait(self) -> int:
+        """Wait for its end and return its exit code."""
+        return self._process.wait(TIMEOUT)
 
 
-def hold(root: Path, stage: str) -> None:
-    """Have a stage wait."""
+def block(root: Path, stage: str) -> None:
+    """Make a stage wait for `unblock`."""
     (root / "slow").write_text(stage)
 
 
-def reached(root: Path) -> None:
-    """Wait until the stage that waits has begun."""
-    deadline = time.monotonic() + SECONDS
+def wait_until_blocked(root: Path) -> None:
+    """Wait until the blocked stage has started."""
+    deadline = time.monotonic() + TIMEOUT
     while not (root / "slow").read_text().isdigit():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def go_on(root: Path) -> None:
-    """Have the stage that waits go on."""
+def unblock(root: Path) -> None:
+    """Let the blocked stage finish."""
     (root / "slow").unlink()
 
 
-def seeds(root: Path) -> list[tuple[str, int]]:
+def recorded_seeds(root: Path) -> list[tuple[str, int]]:
+    """The stages that ran since the last call, each with its seed."""
     return [(entry["stage"], entry["settings"]["seed"]) for entry in fake_project.recorded_runs(root)]
 
 
-def test_two_runs_in_one_checkout_come_one_after_the_other(repository: Path) -> None:
-    """The second has other settings; none of the first's stages sees them."""
-    hold(repository, "train")
-    one = Started(repository, "pipeline", "run", "-S", "seed=1")
-    reached(repository)
-    other = Started(repository, "pipeline", "run", "-S", "seed=2")
-    other.wait_for("Another run in this checkout has not ended; this one waits for it")
+def test_two_runs_in_one_checkout_run_one_after_the_other(repository: Path) -> None:
+    """The second has other settings; no stage of the first reads them."""
+    block(repository, "train")
+    first = Command(repository, "pipeline", "run", "-S", "seed=1")
+    wait_until_blocked(repository)
+    second = Command(repository, "pipeline", "run", "-S", "seed=2")
+    second.wait_for("Another run is active in this checkout; waiting for it to end")
     assert params.read(repository / "params.yaml")["seed"] == 1
-    go_on(repository)
-    assert (one.end(), other.end()) == (0, 0), one.said + other.said
-    ran = seeds(repository)
-    first = [seed for _, seed in ran if seed == 1]
-    assert [seed for _, seed in ran] == [1] * len(first) + [2] * (len(ran) - len(first))
+    unblock(repository)
+    assert (first.wait(), second.wait()) == (0, 0), first.output + second.output
+    ran = recorded_seeds(repository)
+    count = sum(seed == 1 for _, seed in ran)
+    assert [seed for _, seed in ran] == [1] * count + [2] * (len(ran) - count)
     assert {stage for stage, seed in ran if seed == 1} == set(_stages())
     assert {stage for stage, seed in ran if seed == 2} == {"train", "sample", "evaluate", "report"}
-    kept = dvc.experiment_commits(repository)
-    assert len(kept) == 2
-    assert sorted(params.parse(read(repository, "params.yaml", name), name)["seed"] for name in kept) == [1, 2]
+    experiments = dvc.experiment_commits(repository)
+    assert len(experiments) == 2
+    assert sorted(params.parse(read(repository, "params.yaml", name), name)["seed"] for name in experiments) == [1, 2]
 
 
 def test_a_run_waits_for_a_dvc_repro(repository: Path) -> None:
-    """DVC's own command reads params.yaml stage by stage: a run must not change it meanwhile."""
-    hold(repository, "train")
-    one = Started(repository, "dvc", "repro")
-    reached(repository)
-    other = Started(repository, "pipeline", "run", "-S", "seed=2")
-    other.wait_for("DVC is at work in this checkout (process ")
+    """`dvc repro` reads params.yaml again for each stage: a run must not change it meanwhile."""
+    block(repository, "train")
+    repro = Command(repository, "dvc", "repro")
+    wait_until_blocked(repository)
+    run = Command(repository, "pipeline", "run", "-S", "seed=2")
+    run.wait_for("DVC is running in this checkout (process ")
     assert params.read(repository / "params.yaml")["seed"] == FULL["seed"]
-    go_on(repository)
-    assert (one.end(), other.end()) == (0, 0), one.said + other.said
-    ran = seeds(repository)
+    unblock(repository)
+    assert (repro.wait(), run.wait()) == (0, 0), repro.output + run.output
+    ran = recorded_seeds(repository)
     assert {stage for stage, seed in ran if seed == FULL["seed"]} == set(_stages())
     assert {stage for stage, seed in ran if seed == 2} == {"train", "sample", "evaluate", "report"}
     assert dvc.up_to_date(repository) == set(_stages())
 
 
-def test_of_two_dvc_repros_the_second_is_refused(repository: Path) -> None:
-    """In DVC's own words; afterwards it finds all done."""
-    hold(repository, "train")
-    one = Started(repository, "dvc", "repro")
-    reached(repository)
-    other = Started(repository, "dvc", "repro")
-    assert other.end() != 0
-    assert "is busy, it is being blocked by:" in other.said and "Traceback" not in other.said
-    go_on(repository)
-    assert one.end() == 0, one.said
+def test_a_second_dvc_repro_fails_while_the_first_runs(repository: Path) -> None:
+    """With DVC's own error. Afterwards all stages are up to date."""
+    block(repository, "train")
+    first = Command(repository, "dvc", "repro")
+    wait_until_blocked(repository)
+    second = Command(repository, "dvc", "repro")
+    assert second.wait() != 0
+    assert "is busy, it is being blocked by:" in second.output and "Traceback" not in second.output
+    unblock(repository)
+    assert first.wait() == 0, first.output
     assert sorted(fake_project.stages_run(repository)) == sorted(_stages()), "each once"
-    again = Started(repository, "dvc", "repro")
-    assert again.end() == 0 and fake_project.stages_run(repository) == []
+    again = Command(repository, "dvc", "repro")
+    assert again.wait() == 0 and fake_project.stages_run(repository) == []
 
 
-def test_two_experiments_at_once_are_not_mixed(repository: Path) -> None:
-    """In workspaces of their own, with the cache of both."""
-    with dvc.temporary_workspace(repository, "one") as one, dvc.temporary_workspace(repository, "two") as two:
-        for seed, workspace in enumerate((one, two), 1):
+def test_two_concurrent_experiments_are_not_mixed(repository: Path) -> None:
+    """Each in its own workspace, with a shared cache."""
+    with dvc.temporary_workspace(repository, "one") as first, dvc.temporary_workspace(repository, "two") as second:
+        for seed, workspace in enumerate((first, second), 1):
             _change(workspace.root, seed=seed)
-        running = [Started(workspace.root, "dvc", "--wait-for-lock", "repro") for workspace in (one, two)]
-        assert [started.end() for started in running] == [0, 0], [started.said for started in running]
-        for name, workspace in (("one", one), ("two", two)):
+        commands = [Command(workspace.root, "dvc", "--wait-for-lock", "repro") for workspace in (first, second)]
+        assert [command.wait() for command in commands] == [0, 0], [command.output for command in commands]
+        for name, workspace in (("one", first), ("two", second)):
             workspace.save(name)
-            assert {seed for _, seed in seeds(workspace.root)} == {1 if name == "one" else 2}
+            assert {seed for _, seed in recorded_seeds(workspace.root)} == {1 if name == "one" else 2}
     assert sorted(dvc.experiment_commits(repository)) == ["one", "two"]
     for name, seed in (("one", 1), ("two", 2)):
         assert params.parse(read(repository, "params.yaml", name), name)["seed"] == seed
@@ -151,73 +153,73 @@ def test_two_experiments_at_once_are_not_mixed(repository: Path) -> None:
     assert params.read(repository / "params.yaml")["seed"] == FULL["seed"]
 
 
-def test_a_damaged_cache_of_dvcs(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """DVC would hand a damaged file on as good. The run says what was damaged, and ends with what it should."""
+def test_a_damaged_dvc_cache_is_repaired(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """DVC would use a damaged file without an error. The run names the damaged file, and its outputs are correct."""
     assert main(["run"]) == 0
     fake_project.stages_run(repository)
     out = repository / "data" / "train" / "content"
-    whole, lock = out.read_bytes(), (repository / "dvc.lock").read_bytes()
+    correct, lock = out.read_bytes(), (repository / "dvc.lock").read_bytes()
     md5 = dvc.output_md5(repository, "data/train")
     assert md5 is not None
     cache = repository / ".dvc" / "cache"
-    listed = cache / "files" / "md5" / md5[:2] / md5[2:]
-    [entry] = json.loads(listed.read_bytes())
+    listing = cache / "files" / "md5" / md5[:2] / md5[2:]
+    [entry] = json.loads(listing.read_bytes())
     file = cache / "files" / "md5" / entry["md5"][:2] / entry["md5"][2:]
-    for damaged, at_hand, runs in (
-        ([file], True, []),  # what is at hand takes its place
-        ([file], False, ["train"]),  # no more than what was lost
-        ([listed], False, ["train"]),
+    for damaged, has_output, runs in (
+        ([file], True, []),  # replaced from the output
+        ([file], False, ["train"]),  # only the stage whose output was lost
+        ([listing], False, ["train"]),
         ([path for path in (cache / "runs").rglob("*") if path.is_file()], False, []),
     ):
         for path in damaged:
             path.chmod(0o644)
             path.write_bytes(path.read_bytes()[:-7] + b"damaged")
             path.chmod(0o444)
-        if not at_hand:
+        if not has_output:
             shutil.rmtree(out.parent)
         capfd.readouterr()
         assert main(["run"]) == 0
-        said = capfd.readouterr().err
+        errors = capfd.readouterr().err
         assert fake_project.stages_run(repository) == runs, damaged
-        assert out.read_bytes() == whole and (repository / "dvc.lock").read_bytes() == lock
+        assert out.read_bytes() == correct and (repository / "dvc.lock").read_bytes() == lock
         if len(damaged) == 1:
-            assert f"{damaged[0]} was damaged, and is deleted from DVC's cache" in said
-            assert ("at hand takes its place" in said) == at_hand
-            assert file.read_bytes() == whole, "the cache is whole again"
+            assert f"{damaged[0]} was damaged and has been deleted from DVC's cache" in errors
+            assert ("; replaced from " in errors) == has_output
+            assert file.read_bytes() == correct, "the cache is repaired"
     assert dvc.up_to_date(repository) == set(_stages())
 
 
-def test_a_full_disk_of_dvcs(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a run that ends for want of room nothing is half there: with room again it goes on, and back as well."""
+def test_a_run_after_a_full_disk_resumes(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on a full disk fails without a partial output, and resumes with free space. Old outputs are restored."""
     disk = repository.parent / "disk"
     with tmpfs(disk, 8 << 20):
         root = disk / "project"
         shutil.copytree(repository, root)
         monkeypatch.chdir(root)
-        ended = Started(root, "pipeline", "run")
-        assert ended.end() == 0, ended.said
+        command = Command(root, "pipeline", "run")
+        assert command.wait() == 0, command.output
         fake_project.stages_run(root)
         before = {path: path.read_bytes() for path in root.glob("*/*/content")}
         settings = (root / "params.yaml").read_bytes()
-        for room in (0, 20_000):
-            fill(disk, room)
-            ended = Started(root, "pipeline", "run", "-S", "seed=7")
-            assert ended.end() == 1
-            assert ended.said.splitlines()[-1].startswith("error: ") and "Traceback" not in ended.said
-            assert "No space left on device" in ended.said.splitlines()[-1]
+        for free_bytes in (0, 20_000):
+            fill(disk, free_bytes)
+            command = Command(root, "pipeline", "run", "-S", "seed=7")
+            assert command.wait() == 1
+            assert command.output.splitlines()[-1].startswith("error: ") and "Traceback" not in command.output
+            assert "No space left on device" in command.output.splitlines()[-1]
             assert not list(root.glob(".writing-*"))
-            if not room:
+            if not free_bytes:
                 assert (root / "params.yaml").read_bytes() == settings
             (disk / "filler").unlink()
         for seed in (7, FULL["seed"]):
-            again = Started(root, "pipeline", "run", "-S", f"seed={seed}")
-            assert again.end() == 0, again.said
+            again = Command(root, "pipeline", "run", "-S", f"seed={seed}")
+            assert again.wait() == 0, again.output
         assert {path: path.read_bytes() for path in root.glob("*/*/content")} == before
         monkeypatch.chdir(repository)
 
 
-def test_a_clock_that_went_back_has_nothing_run_again(repository: Path) -> None:
-    """Files of the future, as a clock that went back leaves them: nothing runs again, and nothing is lost."""
+def test_no_stage_runs_again_after_the_clock_was_set_back(repository: Path) -> None:
+    """The files then have modification times in the future."""
     assert main(["run"]) == 0
     fake_project.stages_run(repository)
     later = time.time() + 400 * 86_400

@@ -284,7 +284,7 @@ def test_error_outside_the_project(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["run"]) == 1
-    assert capfd.readouterr().err == f"error: {tmp_path} is in no copy of the project: no dvc.yaml here or above\n"
+    assert capfd.readouterr().err == f"error: {tmp_path} is not in a copy of the project: no dvc.yaml here or above\n"
 
 
 @pytest.mark.parametrize("initialised", [False, True])
@@ -307,7 +307,7 @@ def test_error_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["run"]) == 1
-    assert capfd.readouterr().err == "error: git is not installed, and DVC keeps its runs in a Git repository\n"
+    assert capfd.readouterr().err == "error: git is not installed, and DVC saves runs in a Git repository\n"
 
 
 def test_a_profile_needs_a_committed_params_yaml(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:

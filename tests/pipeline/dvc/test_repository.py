@@ -1,4 +1,4 @@
-"""A run through DVC, in a repository whose stages take no time."""
+"""`python -m pipeline run` through DVC, in a repository whose stages take almost no time."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ FROM_TRAIN = ["train", "evaluate", "sample", "report"]
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone, below a home with no Git identity, of the kind that a fresh machine has."""
+    """A repository in a home folder without a Git identity, as on a fresh machine."""
     home, root = tmp_path / "home", tmp_path / "my project"
     home.mkdir()
     root.mkdir()
@@ -31,63 +31,63 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def experiments(root: Path) -> list[str]:
+def experiment_names(root: Path) -> list[str]:
     return sorted(fake_project.git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split())
 
 
-def identify(root: Path) -> None:
+def set_git_identity(root: Path) -> None:
     fake_project.git(root, "config", "user.name", "A Person")
     fake_project.git(root, "config", "user.email", "person@localhost")
 
 
-def command(*words: str) -> int:
-    return subprocess.run([sys.executable, "-m", "dvc", *words], check=False).returncode
+def dvc_command(*arguments: str) -> int:
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], check=False).returncode
 
 
 @pytest.mark.slow
-def test_a_run_from_its_words_to_the_report(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_from_its_arguments_to_the_report(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--profile", "quick", "--mirror", "../a b, [c]: {d}"]) == 0
     out = capfd.readouterr().out
     assert f"report: {repository}/reports/index.html\n" in out
-    assert "evaluate: " in out, "the figures of metrics.json"
+    assert "evaluate: " in out, "the metrics of metrics.json"
     runs = fake_project.recorded_runs(repository)
     assert sorted(entry["stage"] for entry in runs) == sorted(["extract", "filter", "judge", *FROM_TRAIN])
     assert {entry["settings"]["mirror"] for entry in runs} == {"../a b, [c]: {d}"}
-    [name] = experiments(repository)
+    [name] = experiment_names(repository)
     assert name.startswith("quick-")
     assert f"saved as the experiment {name}\n" in out
     assert fake_project.git(repository, "branch", "--show-current").strip() in ("main", "master"), "no detached HEAD"
 
-    # DVC's own command goes on from there: nothing is left to run.
-    assert command("repro") == 0
+    # `dvc repro` has nothing to run.
+    assert dvc_command("repro") == 0
     assert fake_project.stages_run(repository) == []
 
-    # One more change, from params.yaml as the last run left it.
+    # Another change, to the params.yaml of the last run.
     assert main(["run", "-S", "num_resnet=3"]) == 0
     assert sorted(fake_project.stages_run(repository)) == sorted(FROM_TRAIN)
-    assert len(experiments(repository)) == 2
-    [three] = set(experiments(repository)) - {name}
+    assert len(experiment_names(repository)) == 2
+    [experiment] = set(experiment_names(repository)) - {name}
 
-    # The same profile again, from the committed file: nothing is computed, and no experiment is added.
+    # The same profile again, which starts from the committed file: nothing is computed, and no experiment is added.
     assert main(["run", "--profile", "quick", "--mirror", "../a b, [c]: {d}"]) == 0
     assert fake_project.stages_run(repository) == []
-    assert len(experiments(repository)) == 2
+    assert len(experiment_names(repository)) == 2
     assert "params.yaml: num_resnet 3 -> " in capfd.readouterr().out
 
-    # Nor does it matter when there is nothing to keep that is not committed.
-    identify(repository)
+    # The same when everything is committed.
+    set_git_identity(repository)
     fake_project.git(repository, "add", "params.yaml", "dvc.lock")
     fake_project.git(repository, "commit", "--quiet", "--message", "the quick run")
     assert main(["run"]) == 0
     assert fake_project.stages_run(repository) == []
 
-    # An experiment brings its settings back. (This command of DVC's own wants a Git identity.)
-    assert command("exp", "apply", three) == 0
+    # `dvc exp apply`, which needs a Git identity, restores the settings of an experiment.
+    assert dvc_command("exp", "apply", experiment) == 0
     assert params.read(repository / "params.yaml")["num_resnet"] == 3
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_ends_the_run_with_its_line_and_dvcs(
+def test_the_error_of_a_run_is_that_of_dvc_and_of_the_failed_stage(
     repository: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (repository / "broken").write_text("train")
@@ -97,20 +97,20 @@ def test_a_stage_that_fails_ends_the_run_with_its_line_and_dvcs(
     assert "ERROR: failed to reproduce 'train'" in err
     last = err.rstrip().splitlines()[-1]
     assert last.startswith("error: failed to reproduce 'train': failed to run: ")
-    assert last.endswith("exited with 1: the stage is broken"), "DVC's line, and the stage's"
+    assert last.endswith("exited with 1: the stage is broken"), "DVC's error, then the stage's"
     assert "Traceback" not in out + err
-    assert experiments(repository) == []
+    assert experiment_names(repository) == []
 
     (repository / "broken").unlink()
     fake_project.stages_run(repository)
     assert main(["run"]) == 0
-    ran = set(fake_project.stages_run(repository)) - {"judge"}  # which may have run before the stage that failed
-    assert ran == set(FROM_TRAIN), "what had run before is kept"
+    ran = set(fake_project.stages_run(repository)) - {"judge"}  # it may have run before the stage that failed
+    assert ran == set(FROM_TRAIN), "completed stages do not run again"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_stopped_leaves_nothing_running(repository: Path, number: signal.Signals) -> None:
+def test_no_process_of_a_stopped_run_remains(repository: Path, number: signal.Signals) -> None:
     slow = repository / "slow"
     slow.touch()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -132,7 +132,7 @@ def test_a_run_that_is_stopped_leaves_nothing_running(repository: Path, number: 
 
     slow.unlink()
     fake_project.stages_run(repository)
-    assert main(["run"]) == 0, "no lock is left behind"
+    assert main(["run"]) == 0, "no lock remains"
 
 
 def is_running(pid: int) -> bool:
@@ -144,12 +144,12 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_dvcs_own_experiments_keep_the_comments_of_params_yaml(repository: Path) -> None:
+def test_dvc_exp_run_preserves_the_comments_of_params_yaml(repository: Path) -> None:
     before = (repository / "params.yaml").read_text(encoding="utf-8").splitlines()
     assert main(["run"]) == 0
-    words = ["-S", "learning_rate=2e-5", "-S", "classes=[cat, 'The Eiffel Tower']", "-S", "mirror=doodles"]
-    identify(repository)
-    assert command("exp", "run", *words) == 0
+    changes = ["-S", "learning_rate=2e-5", "-S", "classes=[cat, 'The Eiffel Tower']", "-S", "mirror=doodles"]
+    set_git_identity(repository)
+    assert dvc_command("exp", "run", *changes) == 0
     after = (repository / "params.yaml").read_text(encoding="utf-8").splitlines()
     assert [line for line in after if line.startswith("#")] == [line for line in before if line.startswith("#")]
     changed = {line for line in after if line not in before}
@@ -158,12 +158,12 @@ def test_dvcs_own_experiments_keep_the_comments_of_params_yaml(repository: Path)
     assert (settings.learning_rate, settings.classes) == (2e-5, ("cat", "The Eiffel Tower"))
 
 
-def test_stages_run_on_the_python_of_the_run(repository: Path) -> None:
+def test_stages_run_on_the_python_of_this_process(repository: Path) -> None:
     environment = dvc.environment(repository)
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
 
-def test_a_git_identity_is_lent_only_where_there_is_none(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_git_identity_is_set_only_if_there_is_none(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dvc.environment(repository)["GIT_AUTHOR_NAME"] == "quickdraw-pixelcnn"
-    identify(repository)
+    set_git_identity(repository)
     assert "GIT_AUTHOR_NAME" not in dvc.environment(repository)

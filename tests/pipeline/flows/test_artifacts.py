@@ -1,35 +1,35 @@
-"""What a run says of itself in Prefect."""
+"""The artifacts of a run in Prefect, and its verdict."""
 
 import pytest
 
 from pipeline.flows.artifacts import METRIC, FinishedRun, SavedRun, comparison, flatten, key, link, summary, verdict
 
-BEFORE = SavedRun("usual", {METRIC: 1.75, "heldout_drawings": 100})
+BASELINE = SavedRun("usual", {METRIC: 1.75, "heldout_drawings": 100})
 
 
 def run(bits: float | None, name: str = "trial") -> FinishedRun:
-    figures = {} if bits is None else {METRIC: bits, "heldout_drawings": 120, "judge.accuracy": 0.5}
+    metrics = {} if bits is None else {METRIC: bits, "heldout_drawings": 120, "judge.accuracy": 0.5}
     differing: dict[str, tuple[object, object]] = {"num_resnet": (5, 3), "mirror": ("https://a|b", "*doodles*")}
-    return FinishedRun(name, figures, differing=differing, report=("reports/index.html", "abc"))
+    return FinishedRun(name, metrics, differing=differing, report=("reports/index.html", "abc"))
 
 
 @pytest.mark.parametrize(
-    ("bits", "baseline", "said"),
+    ("bits", "baseline", "text"),
     [
-        (1.5, BEFORE, f"better than usual by 0.25: {METRIC} 1.75 → 1.5"),
-        (2.0, BEFORE, f"worse than usual by 0.25: {METRIC} 1.75 → 2"),
-        (1.7501, BEFORE, f"equal to usual: {METRIC} 1.75"),
-        (1.5, None, f"no verdict: no run of the settings as committed is kept here to hold {METRIC} 1.5 against"),
+        (1.5, BASELINE, f"better than usual by 0.25: {METRIC} 1.75 → 1.5"),
+        (2.0, BASELINE, f"worse than usual by 0.25: {METRIC} 1.75 → 2"),
+        (1.7501, BASELINE, f"equal to usual: {METRIC} 1.75"),
+        (1.5, None, f"no verdict on {METRIC} 1.5: no baseline is saved here"),
         (1.5, SavedRun("usual", {}), f"no verdict: usual has no {METRIC}"),
-        (None, BEFORE, f"no verdict: the run has no {METRIC}"),
+        (None, BASELINE, f"no verdict: the run has no {METRIC}"),
     ],
 )
-def test_the_verdict(bits: float | None, baseline: SavedRun | None, said: str) -> None:
-    assert verdict(run(bits), baseline) == said
+def test_the_verdict(bits: float | None, baseline: SavedRun | None, text: str) -> None:
+    assert verdict(run(bits), baseline) == text
 
 
-def test_the_summary_has_settings_figures_and_report() -> None:
-    text = summary(run(1.5), BEFORE)
+def test_the_summary_has_settings_metrics_and_report() -> None:
+    text = summary(run(1.5), BASELINE)
     assert "**better than usual by 0.25" in text
     assert "| num_resnet | 5 | 3 |" in text
     assert "| mirror | https://a\\|b | \\*doodles\\* |" in text
@@ -47,11 +47,13 @@ def test_the_summary_has_settings_figures_and_report() -> None:
         (r"<b> [x](y) `z` C:\d", r"\<b\> \[x\](y) \`z\` C:\\d"),
     ],
 )
-def test_a_value_is_shown_as_it_is(value: str, shown: str) -> None:
-    assert f"| mirror | {shown} | here |" in summary(FinishedRun("a", {}, differing={"mirror": (value, "here")}), None)
+def test_a_value_is_escaped_as_markdown(value: str, shown: str) -> None:
+    assert f"| mirror | {shown} | doodles |" in summary(
+        FinishedRun("a", {}, differing={"mirror": (value, "doodles")}), None
+    )
 
 
-def test_a_comparison_has_the_best_first_and_the_failed_last() -> None:
+def test_a_comparison_lists_the_best_first_and_the_failed_last() -> None:
     changes: dict[str, dict[str, object]] = {"a": {"seed": 1}, "b": {"seed": 2, "classes": ["bee"]}, "c": {"seed": 3}}
     table = comparison([run(2.0, "a"), run(1.5, "b")], {"c": "it broke"}, changes)
     assert [(row["experiment"], row[METRIC], row["seed"], row["state"]) for row in table] == [
@@ -63,15 +65,15 @@ def test_a_comparison_has_the_best_first_and_the_failed_last() -> None:
     assert [row["experiment"] for row in comparison([run(None, "a"), run(1.5, "b")], {}, {})] == ["b", "a"]
 
 
-def test_figures_in_groups_have_names_with_dots() -> None:
+def test_nested_metrics_have_names_with_dots() -> None:
     assert flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}}) == {"a": 1, "b.c": 2, "b.d.e": 3}
 
 
-def test_a_link_needs_an_address_and_a_report() -> None:
+def test_a_link_needs_a_template_and_a_report() -> None:
     assert link("https://host/{name}/{hash}.html", run(1.5, "a b")) == "https://host/a%20b/abc.html"
     assert link("", run(1.5)) is None
     assert link("https://host/{name}", FinishedRun("a", {})) is None
 
 
-def test_a_key_is_what_prefect_takes() -> None:
+def test_a_key_has_the_characters_that_prefect_accepts() -> None:
     assert key("my stage@2: Train_progress") == "my-stage-2-train-progress"

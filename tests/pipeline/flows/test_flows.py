@@ -1,4 +1,4 @@
-"""The flows as they happen: a real server on loopback, real workers, DVC; only the stages take no time."""
+"""The flows with a real Prefect server, real workers and DVC; only the stages are fake and take almost no time."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests import fake_project
 from tests.pipeline.prefect_server import Refused, Server, Worker, eventually
 from tests.settings import FULL, ROOT
 
-# What is waited for may take long on a busy machine, and several times in one test: `eventually` gives up before this.
+# Longer than several calls of `eventually`, which may each wait long on a busy machine.
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(3600)]
 
 STAGES = dvc.stages(ROOT)
@@ -31,12 +31,12 @@ ORDER = [stage.name for stage in STAGES]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
-    server.end()
+    server.stop()
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository that workers clone: settings that need no network, committed."""
+    """The repository that workers clone, with committed settings that need no network."""
     root = tmp_path_factory.mktemp("origin") / "my project"
     root.mkdir()
     fake_project.write(root, mirror="doodles")
@@ -53,7 +53,7 @@ StartWorker = Callable[..., Worker]
 
 @pytest.fixture
 def worker(server: Server, repository: Path, store: Path, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts workers, each on what is as good as a machine of its own."""
+    """A function that starts a worker with its own home folder, like a separate machine."""
     workers: list[Worker] = []
 
     def start(name: str = "machine", **variables: str) -> Worker:
@@ -63,15 +63,15 @@ def worker(server: Server, repository: Path, store: Path, tmp_path: Path) -> Ite
         return workers[-1]
 
     yield start
-    for one in workers:
-        one.end()
+    for worker in workers:
+        worker.stop()
 
 
 def deploy(server: Server, folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> None:
-    """`prefect deploy --all`, of prefect.yaml with a change."""
-    text = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")
-    change(text)
-    (folder / "prefect.yaml").write_text(json.dumps(text), encoding="utf-8")
+    """Run `prefect deploy --all` with prefect.yaml, after `change` has modified it."""
+    content = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")
+    change(content)
+    (folder / "prefect.yaml").write_text(json.dumps(content), encoding="utf-8")
     with (folder / "deploy.log").open("wb") as log:
         code = server.start("deploy", "--all", cwd=folder, log=log).wait(900)
     assert code == 0, (folder / "deploy.log").read_text()
@@ -79,7 +79,7 @@ def deploy(server: Server, folder: Path, change: Callable[[dict[str, Any]], obje
 
 @pytest.fixture
 def deployed(server: Server, worker: StartWorker, tmp_path: Path) -> Worker:
-    """A worker, and the deployments as they are shipped."""
+    """A worker, with the unmodified deployments."""
     started = worker()
     deploy(server, tmp_path)
     return started
@@ -87,86 +87,86 @@ def deployed(server: Server, worker: StartWorker, tmp_path: Path) -> Worker:
 
 @pytest.fixture(scope="module")
 def forms(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The deployments as they are shipped, without a worker."""
+    """The unmodified deployments, without a worker."""
     folder = tmp_path_factory.mktemp("forms")
-    with (folder / "pool.log").open("wb") as log:  # which may be there
+    with (folder / "pool.log").open("wb") as log:  # fails if the pool exists
         server.start("work-pool", "create", "quickdraw", "--type", "process", cwd=folder, log=log).wait(900)
     deploy(server, folder)
 
 
-def after(name: str) -> set[str]:
-    """A stage and all that need what it writes."""
-    found = {name}
+def descendants(name: str) -> set[str]:
+    """A stage and all stages that depend on it."""
+    names = {name}
     for stage in STAGES:
-        if found & set(stage.after):
-            found.add(stage.name)
-    return found
+        if names & set(stage.after):
+            names.add(stage.name)
+    return names
 
 
-def before(name: str) -> set[str]:
-    """All that a stage needs to have run."""
-    needed = {above for stage in STAGES if stage.name == name for above in stage.after}
-    return needed.union(*(before(one) for one in needed))
+def ancestors(name: str) -> set[str]:
+    """All stages that a stage depends on."""
+    parents = {parent for stage in STAGES if stage.name == name for parent in stage.after}
+    return parents.union(*map(ancestors, parents))
 
 
-def test_a_schedule_runs_a_clone_and_another_machine_restores_it(
+def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
     server: Server, worker: StartWorker, repository: Path, tmp_path: Path
 ) -> None:
-    one = worker("one", QUICKDRAW_REPORTS="https://reports.example/{name}/{hash}.html")
+    first_worker = worker("one", QUICKDRAW_REPORTS="https://reports.example/{name}/{hash}.html")
 
-    def soon(text: dict[str, Any]) -> None:
-        nightly = next(deployment for deployment in text["deployments"] if deployment["name"] == "nightly")
-        text["deployments"] = [nightly]
+    def schedule_nightly_now(content: dict[str, Any]) -> None:
+        nightly = next(deployment for deployment in content["deployments"] if deployment["name"] == "nightly")
+        content["deployments"] = [nightly]
         nightly["schedules"] = [{"interval": 20, "active": True}]
         nightly["parameters"]["settings"] = {"mirror": "doodles"}
 
-    deploy(server, tmp_path, soon)
+    deploy(server, tmp_path, schedule_nightly_now)
     nightly = server.call("GET", "/deployments/name/experiment/nightly")
     try:
-        done = {"deployment_id": {"any_": [nightly["id"]]}, "state": {"type": {"any_": ["COMPLETED"]}}}
-        first = eventually(lambda: server.runs(**done))[0]["id"]
+        completed = {"deployment_id": {"any_": [nightly["id"]]}, "state": {"type": {"any_": ["COMPLETED"]}}}
+        first = eventually(lambda: server.runs(**completed))[0]["id"]
     finally:
         server.call("DELETE", f"/deployments/{nightly['id']}")
     assert server.run(first)["auto_scheduled"]
     assert server.stages(first) == dict.fromkeys(ORDER, "Ran")
-    assert sorted(fake_project.stages_run(one.place)) == sorted(ORDER), "once, whatever else the schedule has asked for"
+    assert sorted(fake_project.stages_run(first_worker.home)) == sorted(ORDER), "once, although the schedule goes on"
 
-    left = server.artifacts(first)
-    assert [(row["stage"], row["state"]) for row in left["stages"]] == [(name, "Ran") for name in ORDER]
-    assert all(row["seconds"] > 0 for row in left["stages"])
+    artifacts = server.artifacts(first)
+    assert [(row["stage"], row["state"]) for row in artifacts["stages"]] == [(name, "Ran") for name in ORDER]
+    assert all(row["seconds"] > 0 for row in artifacts["stages"])
     resnets = profiles()["quick"]["num_resnet"]
-    assert f"| num_resnet | {FULL['num_resnet']} | {resnets} |" in left["summary"]
-    assert "reports/index.html" in left["summary"]
-    assert "https://reports.example/quick-" in left["report"]
+    assert f"| num_resnet | {FULL['num_resnet']} | {resnets} |" in artifacts["summary"]
+    assert "reports/index.html" in artifacts["summary"]
+    assert "https://reports.example/quick-" in artifacts["report"]
     logs = server.logs(first)
     assert "Running stage 'train':" in logs
-    eventually(lambda: not list(one.place.glob("*prefect*")))  # the clones are gone
-    [kept] = dvc.experiment_commits(repository)
-    assert f"https://reports.example/{kept}/" in left["report"], "it went back to where the clone came from"
-    one.end()
+    eventually(lambda: not list(first_worker.home.glob("*prefect*")))  # the clones have been deleted
+    [experiment] = dvc.experiment_commits(repository)
+    assert f"https://reports.example/{experiment}/" in artifacts["report"], "it was pushed to the clone's origin"
+    first_worker.stop()
 
-    other = worker("other")
+    second_worker = worker("other")
     deploy(server, tmp_path)
-    form = {"profile": "quick", "settings": {"mirror": "doodles"}, "baseline": kept}
-    second = server.ask("experiment/on-demand", form)
-    run = server.ended(second)
+    parameters = {"profile": "quick", "settings": {"mirror": "doodles"}, "baseline": experiment}
+    second = server.start_run("experiment/on-demand", parameters)
+    run = server.wait_for_end(second)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     commit = fake_project.git(repository, "rev-parse", "HEAD")[:7]
-    assert run["state"]["message"].startswith(f"equal to {kept} ({commit}): "), "seen from a clone, figures and all"
+    assert run["state"]["message"].startswith(f"equal to {experiment} ({commit}): "), "a clone reads its metrics"
     assert server.stages(second) == dict.fromkeys(ORDER, "Restored")
-    assert fake_project.stages_run(other.place) == [], "nothing was computed"
+    assert fake_project.stages_run(second_worker.home) == [], "nothing was computed"
 
 
 @pytest.mark.parametrize("how", ["cancel", "SIGTERM", "SIGKILL"])
-def test_what_ends_a_run_leaves_no_orphan_and_the_next_goes_on(server: Server, deployed: Worker, how: str) -> None:
-    slow = deployed.place / "slow"
+def test_an_ended_run_leaves_no_process_and_the_next_run_resumes(server: Server, deployed: Worker, how: str) -> None:
+    slow = deployed.home / "slow"
     slow.write_text("train")
     settings = {"mirror": "doodles", "seed": ["cancel", "SIGTERM", "SIGKILL"].index(how) + 10}
-    flow_run = server.ask("experiment/on-demand", {"profile": "quick", "settings": settings})
+    flow_run = server.start_run("experiment/on-demand", {"profile": "quick", "settings": settings})
     stage = psutil.Process(int(eventually(lambda: (text := slow.read_text()) != "train" and text)))
     chain = [process for process in [stage, *stage.parents()] if process.pid != deployed.process.pid]
     chain = chain[: next(i for i, process in enumerate(chain) if process.pid in (os.getpid(), 1))]
-    assert any("prefect" in " ".join(process.cmdline()) for process in chain), "the run's own process among them"
+    assert any("prefect" in " ".join(process.cmdline()) for process in chain), "the process of the run is among them"
     eventually(lambda: "train-progress" in server.artifacts(flow_run))
     assert server.artifacts(flow_run)["train-progress"] == 25.0
 
@@ -177,61 +177,63 @@ def test_what_ends_a_run_leaves_no_orphan_and_the_next_goes_on(server: Server, d
         children = psutil.Process(deployed.process.pid).children(recursive=True)
         deployed.process.send_signal(signal.Signals[how])
         assert children
-    _gone, alive = psutil.wait_procs(chain, timeout=120)  # ten seconds where the machine does nothing else
-    assert alive == [], "an orphan"
-    run = server.ended(flow_run)
+    _, alive = psutil.wait_procs(chain, timeout=120)  # takes ten seconds on an idle machine
+    assert alive == [], "no orphan process"
+    run = server.wait_for_end(flow_run)
     assert run["state_type"] == ("CANCELLED" if how == "cancel" else "CRASHED")
 
     slow.unlink()
-    fake_project.stages_run(deployed.place)
+    fake_project.stages_run(deployed.home)
     if how != "cancel":
-        deployed.again()
-    again = server.ask("experiment/on-demand", {"profile": "quick", "settings": settings})
-    assert server.ended(again)["state_type"] == "COMPLETED"
-    ran = fake_project.stages_run(deployed.place)
-    assert after("train") <= set(ran), "it goes on from where it was"
-    assert not set(ran) & before("train")
+        deployed.restart()
+    resumed = server.start_run("experiment/on-demand", {"profile": "quick", "settings": settings})
+    assert server.wait_for_end(resumed)["state_type"] == "COMPLETED"
+    ran = fake_project.stages_run(deployed.home)
+    assert descendants("train") <= set(ran), "the interrupted stage and the later ones run"
+    assert not set(ran) & ancestors("train"), "completed stages do not run again"
 
 
-def test_three_experiments_at_once_one_of_which_may_fail(server: Server, worker: StartWorker, tmp_path: Path) -> None:
-    """In a checkout of a person's own, as `python -m pipeline serve` has it."""
+def test_a_sweep_runs_three_experiments_in_parallel_and_one_may_fail(
+    server: Server, worker: StartWorker, tmp_path: Path
+) -> None:
+    """In a checkout, as with `python -m pipeline serve`."""
     root = tmp_path / "checkout"
     root.mkdir()
     fake_project.write(root, mirror="doodles")
     started = worker(QUICKDRAW_STORE="")
 
-    def here(text: dict[str, Any]) -> None:
-        text["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
+    def run_in_checkout(content: dict[str, Any]) -> None:
+        content["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
 
-    deploy(server, tmp_path, here)
+    deploy(server, tmp_path, run_in_checkout)
     parameters = {"profile": "quick", "settings": {"mirror": "doodles"}, "slots": 3}
-    first = server.ask("sweep/sweep", parameters | {"grid": {"num_resnet": [1, 2, 3]}})
-    run = server.ended(first)
+    first = server.start_run("sweep/sweep", parameters | {"grid": {"num_resnet": [1, 2, 3]}})
+    run = server.wait_for_end(first)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     table = server.artifacts(first)["sweep"]
     assert {row["num_resnet"] for row in table} == {1, 2, 3}
-    figures = [row["heldout_bits_per_dim"] for row in table]
-    assert figures == sorted(figures)
+    bits_per_dim = [row["heldout_bits_per_dim"] for row in table]
+    assert bits_per_dim == sorted(bits_per_dim)
     names = [row["experiment"] for row in table]
-    inner = server.runs(name={"any_": names})
-    assert max(one["start_time"] for one in inner) < min(one["end_time"] for one in inner), "at once"
+    runs = server.runs(name={"any_": names})
+    assert max(run["start_time"] for run in runs) < min(run["end_time"] for run in runs), "in parallel"
     assert set(dvc.experiment_commits(root)) == set(names)
     reports = set()
     for row in table:
-        given = params.parse(dvc.Snapshot(root, row["experiment"]).read("params.yaml").decode(), "")
-        assert given["num_resnet"] == row["num_resnet"]
+        settings = params.parse(dvc.Snapshot(root, row["experiment"]).read("params.yaml").decode(), "")
+        assert settings["num_resnet"] == row["num_resnet"]
         assert dvc.metrics(root, row["experiment"])["heldout_bits_per_dim"] == row["heldout_bits_per_dim"]
         reports.add(dvc.Snapshot(root, row["experiment"]).read("reports/index.html"))
     assert len(reports) == 3
-    shown = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "dvc", "exp", "show", "--csv"], cwd=root, capture_output=True, text=True, check=True
     )
-    assert all(name in shown.stdout for name in names)
-    assert fake_project.git(root, "status", "--porcelain") == "", "the checkout is as it was"
+    assert all(name in result.stdout for name in names)
+    assert fake_project.git(root, "status", "--porcelain") == "", "the checkout has not changed"
 
-    (started.place / "broken").write_text("train where num_resnet=5")
-    second = server.ask("sweep/sweep", parameters | {"grid": {"num_resnet": [4, 5, 6]}})
-    run = server.ended(second)
+    (started.home / "broken").write_text("train where num_resnet=5")
+    second = server.start_run("sweep/sweep", parameters | {"grid": {"num_resnet": [4, 5, 6]}})
+    run = server.wait_for_end(second)
     assert run["state_type"] == "FAILED"
     assert run["state"]["message"].startswith("1 of 3 experiments failed: quick-")
     table = server.artifacts(second)["sweep"]
@@ -243,7 +245,7 @@ def test_three_experiments_at_once_one_of_which_may_fail(server: Server, worker:
 
 @pytest.mark.usefixtures("forms")
 @pytest.mark.parametrize(
-    ("deployment", "parameters", "said"),
+    ("deployment", "parameters", "message"),
     [
         ("experiment/on-demand", {"settings": {"num_resnet": 0}}, "'settings.num_resnet'.+less than the minimum of 1"),
         ("experiment/on-demand", {"settings": {"num_resnet": "many"}}, "'settings.num_resnet'.+'many' is not"),
@@ -256,13 +258,15 @@ def test_three_experiments_at_once_one_of_which_may_fail(server: Server, worker:
         ("sweep/sweep", {"slots": -1}, "'slots'.+-1 is less than the minimum of 0"),
     ],
 )  # fmt: skip
-def test_the_server_refuses_nonsense(server: Server, deployment: str, parameters: dict[str, Any], said: str) -> None:
-    with pytest.raises(Refused, match=f"Validation failed for field {said}"):
-        server.ask(deployment, parameters)
+def test_the_server_rejects_invalid_parameters(
+    server: Server, deployment: str, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Refused, match=f"Validation failed for field {message}"):
+        server.start_run(deployment, parameters)
 
 
-def test_a_run_by_hand_is_a_flow_where_a_server_is_and_a_new_stage_is_run(server: Server, tmp_path: Path) -> None:
-    """A stage that is added to dvc.yaml is a task, with no change in Python."""
+def test_a_run_from_the_command_line_is_a_flow_and_includes_a_new_stage(server: Server, tmp_path: Path) -> None:
+    """A stage that is added to dvc.yaml becomes a task, with no change in Python."""
     root = tmp_path / "my project"
     root.mkdir()
     fake_project.write(root, mirror="doodles")
@@ -283,7 +287,7 @@ def test_a_run_by_hand_is_a_flow_where_a_server_is_and_a_new_stage_is_run(server
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"report: {root}/reports/index.html\n" in done.stdout
-        flow_run = next(one for one in server.runs() if one["id"] in done.stdout + done.stderr)
+        flow_run = next(flow_run for flow_run in server.runs() if flow_run["id"] in done.stdout + done.stderr)
         assert flow_run["name"] in done.stdout
         return str(flow_run["id"])
 

@@ -1,4 +1,4 @@
-"""What the flows decide by themselves: no server, no DVC at work."""
+"""The parts of the flows, without a Prefect server and without running DVC."""
 
 import contextlib
 import logging
@@ -25,46 +25,51 @@ STAGE = dvc.Stage("train", desc="The network", after=(), outs=(), meta={"network
 
 
 @pytest.fixture(autouse=True)
-def outside_of_a_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_standard_logger(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (flows, outcome, run_stages):
         monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("flow"))
 
 
 class Stub(dvc.Workspace):
-    """A workspace that does as it is told, and notes what it was asked."""
+    """A workspace that records its calls and runs nothing.
+
+    Args:
+      outcomes: called in place of running a stage; returns the outcomes, or raises.
+      push_failures: how many pushes fail.
+    """
 
     def __init__(
         self,
-        does: Callable[[], Mapping[str, dvc.Outcome]] = lambda: {"train": dvc.Outcome.RAN},
-        refusals: float = 0,
+        outcomes: Callable[[], Mapping[str, dvc.Outcome]] = lambda: {"train": dvc.Outcome.RAN},
+        push_failures: int = 0,
     ) -> None:
         super().__init__(Path("/nowhere"))
-        self.does, self.refusals = does, refusals
+        self.outcomes, self.push_failures = outcomes, push_failures
         self.seconds: list[float | None] = []
         self.pushed: list[str | None] = []
         self.paused: list[float] = []
 
-    def reproduce(self, stage: str | None = None, **asked: Any) -> dict[str, dvc.Outcome]:
-        self.seconds.append(asked["seconds"])
-        return dict(self.does())
+    def reproduce(self, stage: str | None = None, **options: Any) -> dict[str, dvc.Outcome]:
+        self.seconds.append(options["seconds"])
+        return dict(self.outcomes())
 
     def save(self, name: str) -> None:
         pass
 
     def push(self, stage: str | None = None) -> None:
         self.pushed.append(stage)
-        if len(self.pushed) <= self.refusals:
-            raise dvc.DvcError("the store is away")
+        if len(self.pushed) <= self.push_failures:
+            raise dvc.DvcError("the store is unreachable")
 
     def pause(self, seconds: float) -> None:
         self.paused.append(seconds)
 
 
-def fails(error: Exception) -> Callable[[], Mapping[str, dvc.Outcome]]:
-    def does() -> Mapping[str, dvc.Outcome]:
+def fail_with(error: Exception) -> Callable[[], Mapping[str, dvc.Outcome]]:
+    def outcomes() -> Mapping[str, dvc.Outcome]:
         raise error
 
-    return does
+    return outcomes
 
 
 def run_stage(
@@ -74,45 +79,45 @@ def run_stage(
     return run_stages._run_stage.fn(workspace, STAGE, False, rows, hours), rows["train"]
 
 
-# --- How a stage ends ---
+# --- The state of a stage ---
 
 
 @pytest.mark.parametrize(
-    ("error", "name", "tried_again"),
+    ("error", "name", "retried"),
     [
         (dvc.DvcError("no network", 1), "Failed", True),
         (dvc.DvcError("num_resnet is 0", 2), "Refused", False),
-        (dvc.OutOfTime("ended after 7200 seconds"), "OutOfTime", False),
-        (Stopped(), "Cancelled", True),  # which Prefect itself does not try again
+        (dvc.OutOfTime("timed out after 7200 seconds"), "OutOfTime", False),
+        (Stopped(), "Cancelled", True),  # Prefect itself does not retry it
     ],
 )
-def test_a_stage_ends_in_the_state_of_its_error(error: Exception, name: str, tried_again: bool) -> None:
-    state, row = run_stage(Stub(fails(error)))
+def test_the_state_of_a_stage_depends_on_its_error(error: Exception, name: str, retried: bool) -> None:
+    state, row = run_stage(Stub(fail_with(error)))
     assert (state.name, row.state) == (name, name)
-    assert run_stages._should_retry(None, None, state) is tried_again
+    assert run_stages._should_retry(None, None, state) is retried
 
 
-def test_hours_are_the_most_that_a_stage_takes() -> None:
+def test_hours_are_the_time_limit_of_a_stage() -> None:
     workspace = Stub()
     for hours in (0, 1.5):
         assert run_stage(workspace, hours)[0].name == "Ran"
     assert workspace.seconds == [None, 5400]
 
 
-def test_what_dvc_has_no_word_for_has_run() -> None:
-    """A changed file that a .dvc file tracks, say."""
+def test_a_stage_without_a_known_outcome_has_run() -> None:
+    """For example, a changed file that a .dvc file tracks."""
     assert run_stage(Stub(dict))[0].name == "Ran"
 
 
 @pytest.mark.parametrize(
-    ("refusals", "paused", "not_pushed"),
-    [(0, [], ""), (2, [10, 60], ""), (9, [10, 60, 300], "the store is away")],
+    ("push_failures", "paused", "not_pushed"),
+    [(0, [], ""), (2, [10, 60], ""), (9, [10, 60, 300], "the store is unreachable")],
 )
-def test_what_has_run_is_not_lost_for_a_store_that_is_away(
-    monkeypatch: pytest.MonkeyPatch, refusals: int, paused: list[float], not_pushed: str
+def test_a_failed_push_is_retried_and_does_not_fail_the_stage(
+    monkeypatch: pytest.MonkeyPatch, push_failures: int, paused: list[float], not_pushed: str
 ) -> None:
     monkeypatch.setattr(dvc, "remote", lambda root: "store")
-    workspace = Stub(refusals=refusals)
+    workspace = Stub(push_failures=push_failures)
     state, row = run_stage(workspace)
     assert state.is_completed() and state.name == "Ran"
     assert workspace.seconds == [None], "the stage is not run again"
@@ -120,31 +125,33 @@ def test_what_has_run_is_not_lost_for_a_store_that_is_away(
     assert row.not_pushed == not_pushed
 
 
-def test_a_store_that_was_waited_for_in_vain_is_asked_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_is_not_retried_after_one_of_an_earlier_stage_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dvc, "remote", lambda root: "store")
-    workspace = Stub(refusals=9)
-    _, row = run_stage(workspace, rows={"filter": StageRow("filter", "Ran", 1.0, "the store is away")})
+    workspace = Stub(push_failures=9)
+    _, row = run_stage(workspace, rows={"filter": StageRow("filter", "Ran", 1.0, "the store is unreachable")})
     assert (workspace.pushed, workspace.paused) == (["train"], [])
-    assert row.not_pushed == "the store is away"
+    assert row.not_pushed == "the store is unreachable"
     state = outcome.completed_state(FinishedRun("trial", {METRIC: 1.5}), None, run_stages.not_pushed([row]))
-    assert (state.message or "").endswith(" 1.5 against; not pushed: train (the store is away)")
+    assert (state.message or "").endswith(
+        " 1.5: no baseline is saved here; not pushed: train (the store is unreachable)"
+    )
 
 
 @pytest.mark.parametrize(
-    ("place", "uses"),
+    ("source", "expected"),
     [("https://host/a", True), ("s3://a", True), ("file:///a", False), ("../a", False), ("doodles", False)],
 )
-def test_a_stage_uses_the_network_where_its_setting_is_a_url(place: str, uses: bool) -> None:
-    assert run_stages._uses_network(STAGE, {"mirror": place}) is uses
-    other = dvc.Stage("report", desc="", after=(), outs=(), meta={})
-    assert not run_stages._uses_network(other, {"mirror": place})
+def test_a_stage_uses_the_network_if_its_source_is_a_url(source: str, expected: bool) -> None:
+    assert run_stages._uses_network(STAGE, {"mirror": source}) is expected
+    report = dvc.Stage("report", desc="", after=(), outs=(), meta={})
+    assert not run_stages._uses_network(report, {"mirror": source})
 
 
-# --- Side by side ---
+# --- Slots ---
 
 
 @pytest.mark.parametrize(
-    ("visible", "wanted", "expected"),
+    ("visible", "requested", "expected"),
     [
         ("0,1", 0, ["0", "1"]),
         ("0, GPU-5a", 3, ["0", "GPU-5a", "0"]),
@@ -153,14 +160,14 @@ def test_a_stage_uses_the_network_where_its_setting_is_a_url(place: str, uses: b
         ("-1", 2, [None, None]),
     ],
 )
-def test_a_slot_is_a_gpu_or_one_run(
-    monkeypatch: pytest.MonkeyPatch, visible: str, wanted: int, expected: list[str | None]
+def test_a_slot_is_a_gpu_or_the_machine(
+    monkeypatch: pytest.MonkeyPatch, visible: str, requested: int, expected: list[str | None]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots.make_slots(wanted)] == expected
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots.make_slots(requested)] == expected
 
 
-def test_the_gpus_are_those_that_the_driver_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpus_are_those_listed_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     listed = subprocess.CompletedProcess([], 0, "GPU-a\nGPU-b\n", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: listed)
@@ -173,23 +180,23 @@ def test_the_gpus_are_those_that_the_driver_lists(monkeypatch: pytest.MonkeyPatc
     assert slots._gpus() == [] and slots.make_slots(0) == [{}]
 
 
-def test_as_many_run_at_once_as_there_are_slots_each_in_its_own() -> None:
-    lock, at_work, seen = threading.Lock(), list[str](), list[list[str]]()
-    both = threading.Barrier(2)
+def test_experiments_run_in_parallel_each_in_its_own_slot() -> None:
+    lock, active, seen = threading.Lock(), list[str](), list[list[str]]()
+    both_active = threading.Barrier(2)
 
-    def one(name: str) -> Any:
+    def run(name: str) -> Any:
         device = slots.slot_variables.get()["CUDA_VISIBLE_DEVICES"]
         with lock:
-            at_work.append(device)
-            seen.append(sorted(at_work))
+            active.append(device)
+            seen.append(sorted(active))
         if name in ("a", "b"):
-            both.wait(60)
+            both_active.wait(60)
         with lock:
-            at_work.remove(device)
+            active.remove(device)
         return Failed(message=device) if name == "c" else Completed(message=device)
 
     two_slots: list[Mapping[str, str]] = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
-    states = slots.run_in_slots(one, list("abcde"), two_slots)
+    states = slots.run_in_slots(run, list("abcde"), two_slots)
     assert [(name, state.is_completed()) for name, state in states.items()] == [
         ("a", True), ("b", True), ("c", False), ("d", True), ("e", True),
     ]  # fmt: skip
@@ -197,24 +204,24 @@ def test_as_many_run_at_once_as_there_are_slots_each_in_its_own() -> None:
     assert all(devices in (["0"], ["1"], ["0", "1"]) for devices in seen), "never two in one slot"
 
 
-def test_what_ends_a_sweep_ends_those_at_work_and_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_sweep_stops_its_experiments_and_starts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     started, workspace = [], Stub()
     monkeypatch.setattr(slots, "running_workspaces", {workspace})
 
-    def one(name: str) -> Any:
+    def run(name: str) -> Any:
         started.append(name)
         if name == "a":
             raise KeyboardInterrupt
         time.sleep(0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        slots.run_in_slots(one, list("abcd"), [{}])
-    assert started in (["a"], ["a", "b"]), "those that had begun"
+        slots.run_in_slots(run, list("abcd"), [{}])
+    assert started in (["a"], ["a", "b"]), "no more than had started"
     with pytest.raises(Stopped):
-        workspace._processes.pause(0)
+        workspace._supervisor.pause(0)
 
 
-# --- What a run is held against ---
+# --- The baseline of a run ---
 
 
 @pytest.fixture
@@ -227,8 +234,8 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def keep(root: Path, name: str, bits: float) -> str:
-    """Keep an experiment of the commit at hand, as DVC would; return that commit."""
+def save_experiment(root: Path, name: str, bits: float) -> str:
+    """Save an experiment of the current commit, as DVC would; return that commit."""
     head = fake_project.git(root, "rev-parse", "HEAD").strip()
     (root / "figures").write_text(str(bits))
     blob = fake_project.git(root, "hash-object", "-w", "figures").strip()
@@ -243,66 +250,68 @@ def keep(root: Path, name: str, bits: float) -> str:
 
 
 @pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have an experiment's figures be those of `keep`; a commit has none."""
+def saved_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the metrics that `save_experiment` has saved; other commits have none."""
 
     def metrics(root: Path, revision: str) -> dict[str, float]:
-        shown = subprocess.run(
+        result = subprocess.run(
             ["git", "show", f"{revision}:figures"], cwd=root, capture_output=True, text=True, check=False
         )
-        return {METRIC: float(shown.stdout)} if shown.returncode == 0 else {}
+        return {METRIC: float(result.stdout)} if result.returncode == 0 else {}
 
     monkeypatch.setattr(dvc, "metrics", metrics)
 
 
-@pytest.mark.usefixtures("figures")
-def test_a_run_is_held_against_that_of_the_commit_before(root: Path, tmp_path: Path) -> None:
-    """Of the same name: what runs every night has one. A clone, as a worker has it, sees what was pushed."""
+@pytest.mark.usefixtures("saved_metrics")
+def test_a_run_is_compared_with_one_of_an_earlier_commit(root: Path, tmp_path: Path) -> None:
+    """Both have the same name, as nightly runs do. The clone of a worker fetches the experiments that were pushed."""
     name = experiment_name("quick", FULL)
-    before = keep(root, name, 1.75)
+    previous = save_experiment(root, name, 1.75)
     fake_project.git(root, "commit", "--quiet", "--allow-empty", "--message", "next")
-    keep(root, name, 1.5)
-    keep(root, "other", 1.25)
+    save_experiment(root, name, 1.5)
+    save_experiment(root, "other", 1.25)
     fake_project.git(root, "clone", "--quiet", "--depth", "1", f"file://{root}", str(tmp_path / "clone"))
-    for place in (root, tmp_path / "clone"):
-        baseline = outcome.find_baseline(place, FULL, apart_from=name)
+    for checkout in (root, tmp_path / "clone"):
+        baseline = outcome.find_baseline(checkout, FULL, exclude=name)
         assert baseline is not None
-        assert (baseline.name, baseline.figures) == (f"{name} ({before[:7]})", {METRIC: 1.75})
-    assert "other" not in dvc.experiment_commits(tmp_path / "clone"), "no more than is looked for"
+        assert (baseline.name, baseline.metrics) == (f"{name} ({previous[:7]})", {METRIC: 1.75})
+    assert "other" not in dvc.experiment_commits(tmp_path / "clone"), "only the matching experiments are fetched"
 
-    named = outcome.find_baseline(tmp_path / "clone", FULL, named="other", apart_from=name)
-    assert named is not None and named.figures == {METRIC: 1.25}
+    baseline = outcome.find_baseline(tmp_path / "clone", FULL, name="other", exclude=name)
+    assert baseline is not None and baseline.metrics == {METRIC: 1.25}
     for unknown in ("nothing", "HEAD"):
-        with pytest.raises(dvc.DvcError, match="`dvc exp show` lists what there is"):
-            outcome.find_baseline(root, FULL, named=unknown)
+        with pytest.raises(dvc.DvcError, match="`dvc exp show` lists the experiments"):
+            outcome.find_baseline(root, FULL, name=unknown)
     assert outcome.find_baseline(root, params.check(FULL, "").model_dump() | {"seed": 7}) is None
 
 
-@pytest.mark.usefixtures("figures")
-def test_an_origin_that_is_away_is_a_warning(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("saved_metrics")
+def test_an_unreachable_origin_is_a_warning(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     name = experiment_name("quick", FULL)
     fake_project.git(root, "remote", "add", "origin", str(root / "nowhere"))
-    keep(root, name, 1.75)
+    save_experiment(root, name, 1.75)
     assert outcome.find_baseline(root, FULL) is not None
-    assert "The experiments of origin are not seen: git ls-remote: " in caplog.text
+    assert "Cannot fetch experiments from origin: git ls-remote: " in caplog.text
 
 
-@pytest.mark.parametrize("refused", [True, False])
-def test_a_good_run_is_good_where_git_may_not_push(root: Path, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
-    """Its summary is there by then. Where Git may, what a stage could not send has gone with the experiment."""
-    done: list[str] = []
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_run_completes_even_if_its_experiment_cannot_be_pushed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Its summary is published before. If the push succeeds, it includes the outputs that a stage could not push."""
+    calls: list[str] = []
 
     def push(*_: str) -> None:
-        done.append("push")
-        if refused:
+        calls.append("push")
+        if fails:
             raise dvc.DvcError("could not read Username for 'https://host'")
 
-    rows = [StageRow("train", "Ran", 1.0, "the store was away")]
+    rows = [StageRow("train", "Ran", 1.0, "the store was unreachable")]
     monkeypatch.setattr(flows, "with_watchdog", contextlib.nullcontext)
     monkeypatch.setattr(flows, "_root", lambda: root)
     monkeypatch.setattr(flows, "run_stages", lambda *_: rows)
-    monkeypatch.setattr(flows, "finish", lambda workspace, name, *_: FinishedRun(name, {METRIC: 1.5}))
-    monkeypatch.setattr(flows, "publish_artifacts", lambda *_: done.append("leave"))
+    monkeypatch.setattr(flows, "collect_results", lambda workspace, name, *_: FinishedRun(name, {METRIC: 1.5}))
+    monkeypatch.setattr(flows, "publish_artifacts", lambda *_: calls.append("publish"))
     monkeypatch.setattr(dvc, "temporary_workspace", lambda *_: contextlib.nullcontext(Stub()))
     monkeypatch.setattr(flows, "update_params_file", lambda *_: None)
     monkeypatch.setattr(dvc, "remote", lambda root: "store")
@@ -310,20 +319,20 @@ def test_a_good_run_is_good_where_git_may_not_push(root: Path, monkeypatch: pyte
     monkeypatch.setattr(dvc, "fetch_experiments", lambda *_: None)
     monkeypatch.setattr(dvc.Workspace, "push_experiment", push)
     state = flows.experiment.fn(name="trial")
-    assert state.is_completed() and done == ["leave", "push"]
-    assert (state.message or "").endswith("; not pushed: trial (could not read Username for 'https://host')") is refused
-    assert ("not pushed" in (state.message or "")) is refused
+    assert state.is_completed() and calls == ["publish", "push"]
+    assert (state.message or "").endswith("; not pushed: trial (could not read Username for 'https://host')") is fails
+    assert ("not pushed" in (state.message or "")) is fails
 
 
 # --- The best of a sweep ---
 
 
-def test_the_best_is_named_where_the_figure_is_known() -> None:
+def test_the_message_of_a_sweep_names_the_best_or_an_unknown_metric() -> None:
     done = [FinishedRun("a", {METRIC: 1.5}), FinishedRun("b", {METRIC: 1.25})]
 
     def best(metric: str) -> str:
         return outcome.name_best(done, artifacts.comparison(done, {}, {}, metric), metric)
 
     assert best(METRIC) == "2 experiments; the best is b"
-    said = best("heldout_bits_per_dm")
-    assert said == f"2 experiments, and none has the figure 'heldout_bits_per_dm'. Did you mean {METRIC!r}?"
+    message = best("heldout_bits_per_dm")
+    assert message == f"2 experiments; none has the metric 'heldout_bits_per_dm'. Did you mean {METRIC!r}?"

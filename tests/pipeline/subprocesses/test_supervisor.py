@@ -1,4 +1,4 @@
-"""A child's lines come as it writes them, and nothing of its tree outlives a stop, a time-out, or this process."""
+"""A child's lines are read as they are written, and its process tree ends on a stop, a timeout and its parent's end."""
 
 import os
 import pty
@@ -18,7 +18,7 @@ from pipeline.subprocesses import reaper
 from pipeline.subprocesses.supervisor import Stopped, Supervisor, TimedOut
 from tests.settings import ROOT
 
-# Three generations, the last in a session of its own and deaf to all that can be ignored.
+# Three generations of processes that ignore every signal that can be ignored; the last is in a session of its own.
 TREE = """
     trap '' INT TERM HUP
     sh -c 'echo $$ >> pids; setsid sh -c "trap \\"\\" INT TERM HUP; echo \\$\\$ >> pids; while :; do sleep 1; done" &
@@ -27,7 +27,7 @@ TREE = """
     echo ready
     while :; do sleep 1; done
     """
-GENTLE = "echo $$ >> pids; echo ready; exec sleep 600"
+ONE_PROCESS = "echo $$ >> pids; echo ready; exec sleep 600"
 RUNNER = """
     import sys
     from pathlib import Path
@@ -41,23 +41,23 @@ def pids(folder: Path) -> list[int]:
     return [int(line) for line in file.read_text().split()] if file.exists() else []
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 120) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
     return True
 
 
-def gone(folder: Path) -> bool:
+def all_ended(folder: Path) -> bool:
     return not any(
         psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids(folder)
     )
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+def kill_remaining_processes(tmp_path: Path) -> Iterator[None]:
     yield
     for pid in pids(tmp_path):
         if psutil.pid_exists(pid):
@@ -65,11 +65,11 @@ def nothing_is_left(tmp_path: Path) -> Iterator[None]:
 
 
 def run(
-    folder: Path, script: str, processes: Supervisor | None = None, seconds: float | None = None
+    folder: Path, script: str, supervisor: Supervisor | None = None, seconds: float | None = None
 ) -> tuple[int, str]:
     lines: list[str] = []
     environment = {"PATH": os.environ["PATH"]}
-    code = (processes or Supervisor()).run(
+    code = (supervisor or Supervisor()).run(
         ["sh", "-c", script], cwd=folder, env=environment, line=lines.append, seconds=seconds
     )
     return code, "\n".join(lines)
@@ -79,18 +79,18 @@ def run(
     ("script", "code"),
     [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("exec /no/such/thing", 127)],
 )
-def test_the_exit_code_is_the_commands(tmp_path: Path, script: str, code: int) -> None:
+def test_the_exit_code_is_that_of_the_command(tmp_path: Path, script: str, code: int) -> None:
     assert run(tmp_path, script)[0] == code
 
 
-def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     lines: list[str] = []
     assert Supervisor().run(["/no/such/thing"], cwd=tmp_path, env={}, line=lines.append) == 127
     assert lines == ["error: /no/such/thing: No such file or directory"]
 
 
-def test_lines_come_when_they_are_written_and_bars_as_lines(tmp_path: Path) -> None:
-    """What comes after the first line waits for it to have been read."""
+def test_lines_are_read_as_they_are_written_and_progress_bars_as_lines(tmp_path: Path) -> None:
+    """The script waits after its first line until that line has been read."""
     lines: list[str] = []
 
     def read(text: str) -> None:
@@ -103,42 +103,42 @@ def test_lines_come_when_they_are_written_and_bars_as_lines(tmp_path: Path) -> N
     assert lines[0] == "one"
 
 
-def test_the_command_reads_nothing_and_hears_signals(tmp_path: Path) -> None:
-    assert run(tmp_path, "cat; kill -INT $$; echo deaf") == (130, "")
+def test_the_command_has_no_input_and_default_signal_handlers(tmp_path: Path) -> None:
+    assert run(tmp_path, "cat; kill -INT $$; echo ignored") == (130, "")
 
 
-def test_a_stop_ends_the_tree_and_what_would_come_after(tmp_path: Path) -> None:
-    processes = Supervisor()
+def test_stop_ends_the_process_tree_and_prevents_later_runs(tmp_path: Path) -> None:
+    supervisor = Supervisor()
     stopper = threading.Thread(
-        target=lambda: (eventually(lambda: len(pids(tmp_path)) == 3), processes.stop()),  # type: ignore[func-returns-value]
+        target=lambda: (eventually(lambda: len(pids(tmp_path)) == 3), supervisor.stop()),  # type: ignore[func-returns-value]
     )
     stopper.start()
     with pytest.raises(Stopped):
-        run(tmp_path, TREE, processes)
+        run(tmp_path, TREE, supervisor)
     stopper.join()
     assert len(pids(tmp_path)) == 3
-    assert gone(tmp_path)
+    assert all_ended(tmp_path)
     with pytest.raises(Stopped):
-        run(tmp_path, "echo $$ >> pids", processes)
+        run(tmp_path, "echo $$ >> pids", supervisor)
     assert len(pids(tmp_path)) == 3
 
 
-def test_a_timeout_ends_the_tree(tmp_path: Path) -> None:
-    with pytest.raises(TimedOut, match=r"ended after 0.5 seconds"):
-        run(tmp_path, GENTLE, seconds=0.5)
-    assert gone(tmp_path)
+def test_a_timeout_ends_the_process(tmp_path: Path) -> None:
+    with pytest.raises(TimedOut, match=r"timed out after 0.5 seconds"):
+        run(tmp_path, ONE_PROCESS, seconds=0.5)
+    assert all_ended(tmp_path)
 
 
-def test_what_a_command_leaves_in_the_background_ends_with_it(tmp_path: Path) -> None:
+def test_background_jobs_of_a_command_end_with_it(tmp_path: Path) -> None:
     script = "setsid sh -c 'echo $$ >> pids; exec sleep 600' & while [ ! -s pids ]; do sleep 0.02; done; exit 5"
     assert run(tmp_path, script)[0] == 5
     assert len(pids(tmp_path)) == 1
-    assert gone(tmp_path)
+    assert all_ended(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize(("script", "generations"), [pytest.param(TREE, 3, marks=pytest.mark.slow), (GENTLE, 1)])
-def test_the_tree_ends_with_the_process_that_asked_for_it(
+@pytest.mark.parametrize(("script", "generations"), [pytest.param(TREE, 3, marks=pytest.mark.slow), (ONE_PROCESS, 1)])
+def test_the_process_tree_ends_with_the_process_that_started_it(
     tmp_path: Path, number: signal.Signals, script: str, generations: int
 ) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -152,45 +152,45 @@ def test_the_tree_ends_with_the_process_that_asked_for_it(
     )
     assert eventually(lambda: len(pids(tmp_path)) == generations)
     process.send_signal(number)
-    assert eventually(lambda: gone(tmp_path))
+    assert eventually(lambda: all_ended(tmp_path))
     process.wait()
 
 
-def test_what_is_started_while_the_tree_is_killed_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Deaf:
-        """A process that ends when it is killed, and has started another by then."""
+def test_a_process_started_while_the_tree_is_killed_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Respawning:
+        """A process that ends only on SIGKILL, and starts another one just before."""
 
-        left: ClassVar[list["Deaf"]] = []
+        running: ClassVar[list["Respawning"]] = []
 
-        def __init__(self, heirs: int) -> None:
-            self.heirs = heirs
+        def __init__(self, respawns: int) -> None:
+            self.respawns = respawns
 
         def send_signal(self, number: signal.Signals) -> None:
             if number == signal.SIGKILL:
-                Deaf.left.remove(self)
-                Deaf.left.extend([Deaf(self.heirs - 1)] * bool(self.heirs))
+                Respawning.running.remove(self)
+                Respawning.running.extend([Respawning(self.respawns - 1)] * bool(self.respawns))
 
         @classmethod
-        def children(cls, recursive: bool) -> list["Deaf"]:
-            return list(cls.left)
+        def children(cls, recursive: bool) -> list["Respawning"]:
+            return list(cls.running)
 
-    Deaf.left.append(Deaf(heirs=3))
-    monkeypatch.setattr(psutil, "Process", lambda: Deaf)
+    Respawning.running.append(Respawning(respawns=3))
+    monkeypatch.setattr(psutil, "Process", lambda: Respawning)
     monkeypatch.setattr(reaper, "_reap", lambda pid: None)
     reaper._end(0, [(signal.SIGTERM, 0.1), (signal.SIGKILL, 60.0)])
-    assert Deaf.left == []
+    assert Respawning.running == []
 
 
-def test_a_pause_ends_with_a_stop(tmp_path: Path) -> None:
-    processes = Supervisor()
-    processes.pause(0.01)
-    threading.Timer(0.05, processes.stop).start()
+def test_stop_ends_a_pause(tmp_path: Path) -> None:
+    supervisor = Supervisor()
+    supervisor.pause(0.01)
+    threading.Timer(0.05, supervisor.stop).start()
     with pytest.raises(Stopped):
-        processes.pause(600)
+        supervisor.pause(600)
 
 
-def test_a_terminal_stays_a_terminal(tmp_path: Path) -> None:
-    """A bar is drawn in the terminal, and its lines are read all the same."""
+def test_a_command_in_a_terminal_writes_to_a_terminal(tmp_path: Path) -> None:
+    """A progress bar is shown in the terminal, and its lines are read as well."""
     code = (
         "import sys; from pathlib import Path; from pipeline.subprocesses.supervisor import Supervisor; lines = [];"
         "script = 'test -t 1 && test -t 2 && printf \"1%%\\\\r2%%\\\\n\" && stty size < /dev/stderr';"
@@ -198,14 +198,14 @@ def test_a_terminal_stays_a_terminal(tmp_path: Path) -> None:
         "cwd=Path.cwd(), env={'PATH': '/usr/bin:/bin', 'LINES': '7', 'COLUMNS': '99'}, line=lines.append, echo=True);"
         "Path('lines').write_text(repr(lines))"
     )
-    ours, theirs = pty.openpty()
+    parent_end, child_end = pty.openpty()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "LINES": "33", "COLUMNS": "99"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=theirs, stderr=theirs, check=True
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=child_end, stderr=child_end, check=True
     )
-    assert done.returncode == 0
-    shown = os.read(ours, 4096)
-    for end in (ours, theirs):
+    assert result.returncode == 0
+    shown = os.read(parent_end, 4096)
+    for end in (parent_end, child_end):
         os.close(end)
     assert b"1%\r2%" in shown
     assert (tmp_path / "lines").read_text() == "['1%', '2%', '33 99']"
