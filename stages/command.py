@@ -1,4 +1,4 @@
-"""How a stage starts and how it ends: `--help`, the settings checked, and one line for a person where it fails."""
+"""The command line of a stage: `--help`, checked settings, one-line errors and exit codes."""
 
 import argparse
 import os
@@ -13,13 +13,18 @@ from stages.common.errors import print_error, reporting_errors
 def run(
     main: Callable[[params.Params], None], doc: str | None, argv: Sequence[str] | None = None, *, lower: str = ""
 ) -> int:
-    """Call `main` with the settings of the params.yaml of the current folder, and return the exit code.
+    """Call `main` with the settings in params.yaml of the current folder.
 
-    0 is success, 2 a setting that cannot be used (`main` has not been called), 130 an interrupt, and 1 whatever else
-    a person can put right. Such an error is printed without its traceback; that of a defect is left to be seen.
+    Errors that the user can fix are printed without a traceback; other exceptions are raised.
 
     Args:
-      lower: the settings that a person is told to lower where memory ends.
+      main: the stage.
+      doc: the text for `--help`.
+      argv: the arguments; None means those of the process.
+      lower: the settings to reduce, which the message names when memory runs out.
+
+    Returns:
+      The exit code: 0 for success, 2 for a setting that cannot be used, 130 for an interrupt, and 1 for other errors.
     """
     argparse.ArgumentParser(
         prog=_command(), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,20 +43,20 @@ def _command() -> str:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """NumPy's, or TensorFlow's (which is imported only where it was computed with), of a GPU or of the machine."""
+    """Whether NumPy or TensorFlow failed to allocate memory, on the machine or on a GPU."""
     if isinstance(error, MemoryError):
         return True
-    if (tensorflow := sys.modules.get("tensorflow")) is None:
+    if (tensorflow := sys.modules.get("tensorflow")) is None:  # this stage does not use it
         return False
-    if isinstance(error, tensorflow.errors.InternalError):  # CUDA's own, where another process has the GPU's memory
+    if isinstance(error, tensorflow.errors.InternalError):  # from CUDA, if another process uses the GPU's memory
         return "out of memory" in str(error).lower()
     return isinstance(error, tensorflow.errors.ResourceExhaustedError)
 
 
 def _amount(error: Exception) -> str:
-    """What did not fit, where the error tells: ` (shape[40000,28,28,128] and type float on …/device:GPU:0)`."""
-    words = " ".join(str(error).split())
-    found = re.search(
-        r"shape\s?\[[\d,]*\].*?(?= by allocator)|Unable to allocate .*|trying to allocate [\d.]+ ?\w+", words
+    """Return what the error says of the allocation: ` (shape[40000,28,28,128] and type float on …/device:GPU:0)`."""
+    message = " ".join(str(error).split())
+    match = re.search(
+        r"shape\s?\[[\d,]*\].*?(?= by allocator)|Unable to allocate .*|trying to allocate [\d.]+ ?\w+", message
     )
-    return f" ({found[0]})" if found else ""
+    return f" ({match[0]})" if match else ""

@@ -1,8 +1,8 @@
-"""Which drawings the run is about: the first `num_drawings` of a mirror, in the order of TensorFlow Datasets.
+"""List the first drawings of the mirror, in the order of TensorFlow Datasets.
 
-reads    the mirror: the row counts of its classes (of the public bucket they are known; no network is needed)
-writes   data/extract/index.parquet   one row a drawing, in order: position, label, name, row
-         data/extract/images.npy      with `prefetch` their pixels, (N, 28, 28, 1) uint8
+reads    the mirror: the row counts of its classes (those of the public bucket are known, so no network is needed)
+writes   data/extract/index.parquet   one row per drawing, in order: position, label, name, row
+         data/extract/images.npy      with `prefetch`, the pixels, (N, 28, 28, 1) uint8
 command  python -m stages.extract
 """
 
@@ -19,9 +19,9 @@ from stages.params import Params
 
 if TYPE_CHECKING:
     import pandas as pd
-MAX_DRAWINGS = (
-    2**31
-)  # drawings of a mirror; the public bucket has 50 million. All have to be hashed, and nobody waits for more
+
+# Drawings of a mirror. The public bucket has 50 million; every drawing is hashed, so more would take too long.
+MAX_DRAWINGS = 2**31
 
 
 def main(settings: Params) -> None:
@@ -40,17 +40,32 @@ def main(settings: Params) -> None:
 
 
 def check_num_drawings(number: int, counts: Mapping[str, int]) -> None:
-    """Raise `SettingsError` where the mirror holds fewer drawings, `StageError` where it claims absurdly many."""
+    """Check `num_drawings` against the mirror.
+
+    Args:
+      number: the setting `num_drawings`.
+      counts: the number of drawings of each class of the mirror.
+
+    Raises:
+      SettingsError: the mirror has fewer drawings.
+      StageError: the mirror claims more than `MAX_DRAWINGS`.
+    """
     if (total := sum(counts.values())) > MAX_DRAWINGS:
-        raise StageError(
-            f"mirror: it says that it holds {total:,} drawings; more than {MAX_DRAWINGS:,} are not put in order"
-        )
+        raise StageError(f"mirror: it claims {total:,} drawings; {MAX_DRAWINGS:,} is the maximum supported")
     if number > total:
-        raise SettingsError(f"num_drawings is {number}, and the mirror holds {total} drawings; permitted: 1 to {total}")
+        raise SettingsError(f"num_drawings is {number}, and the mirror has {total} drawings; expected: 1 to {total}")
 
 
 def build_index(counts: Mapping[str, int], number: int) -> pd.DataFrame:
-    """The first `number` drawings of classes with `counts` drawings each: position, label, name and row, in order."""
+    """List the first `number` drawings in the order of TensorFlow Datasets.
+
+    Args:
+      counts: the number of drawings of each class of the mirror.
+      number: at most the sum of `counts`.
+
+    Returns:
+      One row per drawing: position (int64), label (int16), name (category) and row (int32).
+    """
     import numpy as np
     import pandas as pd
 

@@ -1,8 +1,8 @@
-"""The drawings of the chosen classes, with their pixels, and which of them training must not see.
+"""Select the drawings of the chosen classes, read their pixels, and hold some out from training.
 
-reads    data/extract/, and the mirror for the pixels (those it has fetched before stay on this machine)
+reads    data/extract/, and the mirror for the pixels (pixels fetched before are cached on this machine)
 writes   data/filter/images.npy         (M, 28, 28, 1) uint8, in the order of the index
-         data/filter/drawings.parquet   one row a drawing, in the same order: position, label, name, row, heldout
+         data/filter/drawings.parquet   one row per drawing, in the same order: position, label, name, row, heldout
 command  python -m stages.filter
 """
 
@@ -45,40 +45,45 @@ def main(settings: Params) -> None:
 
 
 def check_classes(classes: Sequence[str], index: pd.DataFrame, mirror: Mirror) -> None:
-    """Raise `StageError` for a class of which the index has not two drawings, one to learn from and one to hold out."""
+    """Raise `StageError` if the index has fewer than two drawings of a class: one to train on and one to hold out."""
     counts = index["name"].value_counts()
     for name in classes:
         if (count := int(counts.get(name, 0))) > 1:
             continue
-        there = mirror.counts()
-        if name not in there:
-            raise StageError(f"classes: the mirror holds no {name!r}.{did_you_mean(name, there)}")
-        few = "is one drawing" if count else "is no drawing"
+        available = mirror.counts()
+        if name not in available:
+            raise StageError(f"classes: {name!r} is not a class of the mirror.{did_you_mean(name, available)}")
         raise StageError(
-            f"classes: there {few} of {name!r} among the first {len(index)}, "
-            f"and two are needed; raise num_drawings (the mirror holds {there[name]} of {sum(there.values())})"
+            f"classes: {count} of the first {len(index)} drawings {'is' if count == 1 else 'are'} of {name!r}; "
+            "expected: at least 2; raise num_drawings "
+            f"(the mirror has {available[name]} of them in {sum(available.values())} drawings)"
         )
 
 
 def select_classes(index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """The drawings of some classes, in the order of the index."""
+    """Return the drawings of these classes, in the order of the index."""
     drawings = index[index["name"].isin(classes)].reset_index(drop=True)
     return drawings.assign(name=drawings["name"].cat.remove_unused_categories())
 
 
 def choose_heldout(drawings: pd.DataFrame, share: float) -> pd.Series[bool]:
-    """Which drawings are held out: of each class every (1 / share)th in the order of the index, and at least one.
+    """Choose the held-out drawings: every (1 / share)th drawing of each class, and at least one.
 
-    A drawing's place among those of its class decides, so more drawings or more classes leave it where it was. The
-    first of a class is never held out.
+    The choice depends only on a drawing's position within its class, so it stays the same with more drawings or more
+    classes. The first drawing of a class is never held out.
+
+    Args:
+      drawings: in the order of the index, with the columns name and position.
+      share: of each class, from 0.01 to 0.5.
     """
-    exact = Fraction(str(share)).limit_denominator(10**6)
+    fraction = Fraction(str(share)).limit_denominator(10**6)
     by_class = drawings.groupby("name", observed=True)["position"]
     rank = by_class.cumcount()
-    held = (rank + 1) * exact.numerator // exact.denominator > rank * exact.numerator // exact.denominator
+    numerator, denominator = fraction.numerator, fraction.denominator
+    heldout = (rank + 1) * numerator // denominator > rank * numerator // denominator
     last = rank == by_class.transform("size") - 1
-    return held | (last & ~held.groupby(drawings["name"], observed=True).transform("any"))
+    return heldout | (last & ~heldout.groupby(drawings["name"], observed=True).transform("any"))
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, __doc__, lower="num_drawings, or name fewer classes"))
+    raise SystemExit(command.run(main, __doc__, lower="num_drawings, or choose fewer classes"))

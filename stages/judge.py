@@ -1,10 +1,10 @@
-"""Train the judge: a small classifier of real drawings, which says of a drawing what class it shows.
+"""Train the judge, a classifier of real drawings.
 
-It never sees a generated drawing while it learns, nor a held-out one.
+It is not trained on generated or held-out drawings.
 
 reads    data/filter/
-writes   data/judge/weights.safetensors   its weights
-         data/judge/config.json           its classes: label, name
+writes   data/judge/weights.safetensors   the weights
+         data/judge/config.json           the classes: label, name
 command  python -m stages.judge
 """
 
@@ -25,8 +25,8 @@ from stages.outputs.dataset import Drawings
 from stages.params import Params
 
 BATCH_SIZE = 64
-LEARNING_RATE = 2e-3  # at the start; it falls to nothing along a cosine
-MAX_SHIFT = 2  # pixels at the most that a drawing is moved by, so that the judge heeds shapes and not places
+LEARNING_RATE = 2e-3  # initial; it falls to 0 along a cosine
+MAX_SHIFT = 2  # pixels; random shifts teach the judge to ignore the position of a drawing
 
 
 def main(settings: Params) -> None:
@@ -40,7 +40,14 @@ def main(settings: Params) -> None:
 
 
 def train(data: Drawings, classes: Sequence[Class], steps: int, seed: int) -> Judge:
-    """A judge that has learnt from drawings, each moved a little every time that it is shown."""
+    """Train a judge on drawings, each shifted at random every time it is used.
+
+    Args:
+      data: the training drawings.
+      classes: the classes to predict.
+      steps: training steps, of `BATCH_SIZE` drawings each.
+      seed: the random seed of weights, dropout, shuffling and shifts.
+    """
     import tensorflow as tf
     import tf_keras
 
@@ -58,24 +65,32 @@ def train(data: Drawings, classes: Sequence[Class], steps: int, seed: int) -> Ju
 
     random = np.random.default_rng(seed)
     images, targets = np.asarray(data.images), class_indices(data.labels, classes)
-    waiting = np.zeros(0, np.int64)
+    queue = np.zeros(0, np.int64)  # indices of the next drawings
     with progress("judge", steps * BATCH_SIZE, "drawings") as add:
         for _ in range(steps):
-            while len(waiting) < BATCH_SIZE:
-                waiting = np.concatenate([waiting, random.permutation(len(images))])
-            chosen, waiting = waiting[:BATCH_SIZE], waiting[BATCH_SIZE:]
-            moved = shift_images(images[chosen], random.integers(-MAX_SHIFT, MAX_SHIFT + 1, (BATCH_SIZE, 2)))
-            step(tf.constant(moved, tf.float32), tf.constant(targets[chosen]))
+            while len(queue) < BATCH_SIZE:
+                queue = np.concatenate([queue, random.permutation(len(images))])
+            batch, queue = queue[:BATCH_SIZE], queue[BATCH_SIZE:]
+            shifted = shift_images(images[batch], random.integers(-MAX_SHIFT, MAX_SHIFT + 1, (BATCH_SIZE, 2)))
+            step(tf.constant(shifted, tf.float32), tf.constant(targets[batch]))
             add(BATCH_SIZE)
     return judge
 
 
-def shift_images(images: npt.NDArray[np.uint8], by: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """Drawings (N, 28, 28, 1) moved down and to the right by (N, 2) pixels, paper coming in from the other side."""
-    most = int(np.abs(by).max(initial=0))
-    padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
-    rows = np.arange(images.shape[1]) + most - by[:, :1]
-    columns = np.arange(images.shape[2]) + most - by[:, 1:]
+def shift_images(images: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Shift drawings, and fill the uncovered pixels with paper.
+
+    Args:
+      images: (N, 28, 28, 1).
+      offsets: (N, 2), pixels down and to the right.
+
+    Returns:
+      (N, 28, 28, 1).
+    """
+    margin = int(np.abs(offsets).max(initial=0))
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    rows = np.arange(images.shape[1]) + margin - offsets[:, :1]
+    columns = np.arange(images.shape[2]) + margin - offsets[:, 1:]
     return padded[np.arange(len(images))[:, np.newaxis, np.newaxis], rows[:, :, np.newaxis], columns[:, np.newaxis]]
 
 

@@ -1,9 +1,9 @@
-"""Draw new drawings of every class from the trained model.
+"""Generate drawings of every class with the trained model.
 
 reads    data/train/
 writes   data/sample/samples.npy   (classes, samples, 28, 28, 1) uint8, classes in the order of the model;
-                                    as many as are to be shown or measured, whichever is more
-keeps    checkpoints in the user's cache, until it ends: killed and run again, it goes on, and ends with the same bytes
+                                    samples is the larger of samples_per_class and eval_samples_per_class
+caches   checkpoints, until the stage ends: a killed stage that is run again resumes, and writes the same bytes
 command  python -m stages.sample
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stages import command
-from stages.common import checkpoints, device, files
-from stages.common.checkpoints import Checkpoint, Checkpoints
+from stages.common import device, files
+from stages.common.checkpoints import Checkpoint, Checkpoints, run_key
 from stages.common.progress import progress
 from stages.outputs import model
 from stages.outputs.samples import FOLDER, IMAGES
@@ -28,70 +28,81 @@ def main(settings: Params) -> None:
     trained = model.load()
     gpus = device.configure(settings.device, settings.deterministic)
     number = max(settings.samples_per_class, settings.eval_samples_per_class)
-    how = settings.seed, settings.temperature, settings.guidance
+    options = settings.seed, settings.temperature, settings.guidance
 
     from stages.pixelcnn import sampling
 
-    where = bool(gpus), settings.deterministic, sampling.batch_capacity()
-    described = trained.config, trained.classes, trained.conditioning, number, how, where
-    kept = Checkpoints(checkpoints.run_key(described, trained.weights.values(), ("numpy", "tensorflow")))
+    machine = bool(gpus), settings.deterministic, sampling.batch_capacity()
+    described = trained.config, trained.classes, trained.conditioning, number, options, machine
+    checkpoints = Checkpoints(run_key(described, trained.weights.values(), ("numpy", "tensorflow")))
     with files.atomic_folder(FOLDER) as folder:
-        samples = draw(trained, number, *how, kept)
-        with open(folder / IMAGES, "wb") as file:  # not np.save, which says nothing of a full disk
+        samples = generate(trained, number, *options, checkpoints)
+        with open(folder / IMAGES, "wb") as file:  # np.save does not report a full disk
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
             file.write(samples.data)
-    kept.clear()
+    checkpoints.clear()
 
 
-def draw(
+def generate(
     trained: model.Model,
     number: int,
     seed: int,
     temperature: float = 1.0,
     guidance: float = 1.0,
-    kept: Checkpoints | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """`number` drawings of each class, (classes, number, 28, 28, 1) uint8, from the last checkpoint on.
+    """Generate drawings of each class, from the last checkpoint if one exists.
 
-    A drawing depends on the model, the seed, temperature and guidance, its class's label and its number alone: more
-    drawings beside it change nothing.
+    A drawing depends only on the model, the seed, the temperature, the guidance, its label and its number within the
+    class. Generating more drawings does not change it.
 
-    Guidance leads away from the mean of all classes' conditions: the model was told none such, and what it makes of it
-    lies between the classes, which is all that guidance wants.
+    The guidance reference is the mean condition of all classes. The model was never trained on it, but its output for
+    it lies between the classes, which is all that guidance needs.
+
+    Args:
+      trained: the model.
+      number: drawings per class.
+      seed: the random seed.
+      temperature: the sampling temperature.
+      guidance: the classifier-free guidance scale.
+      checkpoints: where to save the finished drawings; None saves none.
+
+    Returns:
+      (classes, number, 28, 28, 1) uint8.
     """
     from stages.pixelcnn import network, sampling
 
-    each = [known.label for known in trained.classes]
-    labels = np.repeat(each, number)
+    class_labels = [entry.label for entry in trained.classes]
+    labels = np.repeat(class_labels, number)
     numbers = np.tile(np.arange(number), len(trained.classes))
     weights = network.kernels(trained.config, trained.weights)
-    # As many at a time as the machine has room for, each time the same number, as a GPU's program is compiled for one:
-    # the last may begin with drawings that are there already.
-    portions = -(-len(labels) // sampling.batch_capacity())
-    size = -(-len(labels) // portions)
+    # All batches have the same size, at most the machine's capacity, because a GPU's program is compiled for one size.
+    # The last batch may overlap the previous one.
+    num_batches = -(-len(labels) // sampling.batch_capacity())
+    batch_size = -(-len(labels) // num_batches)
     images = np.empty((len(labels), *trained.config.image_shape), np.uint8)
     done = 0
-    if kept and (last := kept.newest()):
+    if checkpoints and (last := checkpoints.newest()):
         done = last.step
         images[:done] = last.arrays["images"]
-        print(f"sample: goes on after drawing {done} of {len(labels)}", file=sys.stderr, flush=True)
+        print(f"sample: resumes after drawing {done} of {len(labels)}", file=sys.stderr, flush=True)
     rows = trained.config.image_shape[0]
-    with progress("sample", portions * size * rows, "rows", done * rows) as add:
+    with progress("sample", num_batches * batch_size * rows, "rows", done * rows) as add:
         while done < len(labels):
-            done = min(done + size, len(labels))
-            which = slice(done - size, done)
-            images[which] = sampling.sample(
+            done = min(done + batch_size, len(labels))
+            batch = slice(done - batch_size, done)
+            images[batch] = sampling.sample(
                 trained.config,
                 weights,
-                sampling.noise(trained.config, seed, np.stack([labels[which], numbers[which]], axis=1)),
-                trained.condition(labels[which]),
+                sampling.noise(trained.config, seed, np.stack([labels[batch], numbers[batch]], axis=1)),
+                trained.condition(labels[batch]),
                 temperature=temperature,
                 guidance=guidance,
-                reference=trained.condition(each).mean(axis=0),
+                reference=trained.condition(class_labels).mean(axis=0),
                 progress=add,
             )
-            if kept and kept.due():
-                kept.save(Checkpoint(done, {"images": images[:done]}))
+            if checkpoints and checkpoints.due():
+                checkpoints.save(Checkpoint(done, {"images": images[:done]}))
     return images.reshape(len(trained.classes), number, *trained.config.image_shape)
 
 

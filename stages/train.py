@@ -1,10 +1,10 @@
-"""Fit the PixelCNN to the drawings of the chosen classes that are not held out.
+"""Train the PixelCNN on the drawings that are not held out.
 
 reads    data/filter/
-writes   data/train/weights.safetensors   the weights, averaged over the last steps where `ema_decay` says so
+writes   data/train/weights.safetensors   the weights; with `ema_decay`, their moving average over the steps
          data/train/config.json           the architecture and the classes; the two files rebuild the distribution
          data/train/loss.csv              bits per dimension by step: step, drawings, split, bits_per_dim
-keeps    checkpoints in the user's cache, until it ends: killed and run again, it goes on, and ends with the same bytes
+caches   checkpoints, until the stage ends: a killed stage that is run again resumes, and writes the same bytes
 command  python -m stages.train
 """
 
@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stages import command
-from stages.common import checkpoints, device, files
-from stages.common.checkpoints import Checkpoint, Checkpoints
+from stages.common import device, files
+from stages.common.checkpoints import Checkpoint, Checkpoints, run_key
 from stages.common.errors import StageError
 from stages.common.progress import progress
 from stages.outputs import dataset, model
@@ -35,13 +35,12 @@ if TYPE_CHECKING:
     from stages.pixelcnn.network import Config
     from stages.pixelcnn.training import OptimizerConfig, Trainer
 
-# The loss is written down this often in a run, and measured on held-out drawings this often, on so many of them: a few
-# percent of the time of even a short run.
+# Number of recorded losses per run, on training and on held-out drawings. Measuring takes a few percent of the time of
+# even a short run.
 REPORTS = 100
 HELDOUT_REPORTS = 10
-HELDOUT_DRAWINGS = 200
-# Data-dependent initialisation takes the first drawings of the run, this many.
-INITIAL_DRAWINGS = 128
+HELDOUT_DRAWINGS = 200  # drawings per held-out loss
+INITIAL_DRAWINGS = 128  # the first drawings of the run, for data-dependent initialisation
 SPLITS = ("train", "heldout")
 
 
@@ -69,18 +68,17 @@ def main(settings: Params) -> None:
         jit_compile=bool(gpus),
     )
     described = config, trainer.recipe, order, classes, settings.conditioning, gpus, settings.deterministic
-    name = checkpoints.run_key(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow"))
-    kept = Checkpoints(name)
-    with files.atomic_folder(model.FOLDER) as folder:  # already here, for where it cannot be written it is told at once
-        losses = fit(trainer, order, data, condition, kept)
+    checkpoints = Checkpoints(run_key(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow")))
+    with files.atomic_folder(model.FOLDER) as folder:  # before training, so that an unwritable folder fails at once
+        losses = fit(trainer, order, data, condition, checkpoints)
         weights = {name: variable.numpy() for name, variable in trainer.averages.items()}
         model.save(model.Model(config, classes, settings.conditioning, weights), folder)
         write(folder / FILE, losses)
-    kept.clear()
+    checkpoints.clear()
 
 
 def network_config(settings: Params, classes: Sequence[model.Class]) -> Config:
-    """The network that the settings describe."""
+    """Return the network configuration for these settings and classes."""
     from stages.pixelcnn.network import Config
 
     return Config(
@@ -96,7 +94,7 @@ def network_config(settings: Params, classes: Sequence[model.Class]) -> Config:
 
 
 def optimizer_config(settings: Params, steps: int) -> OptimizerConfig:
-    """How the settings have the weights fitted."""
+    """Return the optimizer configuration for these settings and this number of training steps."""
     import tensorflow as tf
 
     from stages.pixelcnn.training import OptimizerConfig
@@ -115,7 +113,17 @@ def optimizer_config(settings: Params, steps: int) -> OptimizerConfig:
 def initial_weights(
     config: Config, seed: int, images: npt.NDArray[np.uint8], condition: npt.NDArray[np.float32]
 ) -> dict[str, Any]:
-    """Random weights, scaled by what a few drawings make of them."""
+    """Initialise the weights at random, then scale them with a few drawings (data-dependent initialisation).
+
+    Args:
+      config: the network.
+      seed: the random seed.
+      images: (N, 28, 28, 1), the drawings to scale with.
+      condition: (N, …), their conditions.
+
+    Returns:
+      The weights by name.
+    """
     import tensorflow as tf
 
     from stages.pixelcnn import network
@@ -127,36 +135,43 @@ def initial_weights(
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """In which order training takes the drawings: epoch after epoch, each shuffled by the seed and its own number.
+    """The order of the training drawings: epoch by epoch, each shuffled with the seed and the epoch's number.
 
-    Batches are cut from the epochs laid end to end, so that all are full; what is left at the very end is left out.
+    A batch may extend over two epochs, so that all batches are full. The remainder of the last epoch is dropped.
+
+    Attributes:
+      num_drawings: the number of training drawings.
+      batch_size: drawings per step.
+      epochs: passes over the drawings.
+      seed: the random seed.
+      max_steps: the maximum number of steps; 0 is no limit.
     """
 
-    number: int
+    num_drawings: int
     batch_size: int
     epochs: int
     seed: int
-    max_steps: int = 0  # 0 is no limit
+    max_steps: int = 0
 
     @property
     def steps(self) -> int:
-        """How many full batches training takes."""
-        there = self.number * self.epochs // self.batch_size
-        return min(there, self.max_steps) if self.max_steps else there
+        """The number of training steps."""
+        full_batches = self.num_drawings * self.epochs // self.batch_size
+        return min(full_batches, self.max_steps) if self.max_steps else full_batches
 
     def batch(self, step: int) -> npt.NDArray[np.int64]:
-        """The positions of a step's drawings."""
+        """Return the indices of the training drawings of a step."""
         return self.drawings(step * self.batch_size, self.batch_size)
 
     def drawings(self, start: int, count: int) -> npt.NDArray[np.int64]:
-        """The positions of the drawings from the `start`th on."""
-        found: list[npt.NDArray[np.int64]] = []
+        """Return the indices of `count` training drawings in this order, beginning with the `start`th."""
+        parts: list[npt.NDArray[np.int64]] = []
         while count > 0:
-            epoch, place = divmod(start, self.number)
-            part = _shuffle(self.number, epoch, self.seed)[place : place + count]
-            found.append(part)
+            epoch, offset = divmod(start, self.num_drawings)
+            part = _shuffle(self.num_drawings, epoch, self.seed)[offset : offset + count]
+            parts.append(part)
             start, count = start + len(part), count - len(part)
-        return np.concatenate(found)
+        return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=2)
@@ -169,85 +184,91 @@ def fit(
     order: BatchOrder,
     data: Drawings,
     condition: Callable[[npt.NDArray[np.int16]], npt.NDArray[np.float32]],
-    kept: Checkpoints | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Loss]:
-    """Take every step of the order, from the last checkpoint on; the losses worth writing down.
+    """Train for all steps of the order, from the last checkpoint if one exists.
 
     Args:
-      order: of the drawings that are not held out.
-      data: these, and those held out, as filter wrote them.
+      trainer: holds the weights, and is changed.
+      order: the order of the training drawings.
+      data: all drawings, training and held-out.
+      condition: returns the network's conditions for labels.
+      checkpoints: where to save the state; None saves none.
+
+    Returns:
+      The recorded losses: at most `REPORTS` on training drawings, and `HELDOUT_REPORTS` + 1 on held-out drawings.
 
     Raises:
-      StageError: a loss, or the norm of a gradient, is not finite.
+      StageError: a loss or a gradient norm is not finite, or the drawings do not fill a batch.
     """
     if not order.steps:
         raise StageError(
-            f"batch_size is {order.batch_size}, and there are only {order.number} drawings to train on in "
-            f"{order.epochs} epochs; lower it, or raise num_drawings"
+            f"batch_size is {order.batch_size}, and {order.num_drawings} training drawings in {order.epochs} epochs do "
+            "not fill a batch; lower batch_size, or raise num_drawings"
         )
     rows, training, heldout = np.flatnonzero(~data.heldout), data.where(~data.heldout), data.where(data.heldout)
-    # Spread over the held-out drawings, whatever order they are in.
+    # Evenly spaced, so that the subset is representative even if the held-out drawings are sorted.
     subset = heldout.where(
         np.isin(np.arange(len(heldout.labels)), evenly_spaced(len(heldout.labels), HELDOUT_DRAWINGS))
     )
     reports = set(evenly_spaced(order.steps, REPORTS) + 1)
     heldout_reports = set(evenly_spaced(order.steps, HELDOUT_REPORTS) + 1)
     losses: list[Loss] = []
-    pending: list[float] = []  # since the last report
-    start, saved = 0, None
+    pending: list[float] = []  # losses since the last report
+    start, last_saved = 0, None
 
-    def measure(step: int) -> None:
+    def measure_heldout(step: int) -> None:
         bits = trainer.evaluate(subset.images, condition(subset.labels), order.batch_size)
         losses.append(Loss(step, step * order.batch_size, "heldout", float(bits.mean())))
 
-    if kept and (last := kept.newest()):
-        start = saved = last.step
+    if checkpoints and (last := checkpoints.newest()):
+        start = last_saved = last.step
         trainer.restore(last.arrays)
-        losses, pending = _losses(last.arrays["losses"]), last.arrays["pending"].tolist()
-        print(f"train: goes on after step {start} of {order.steps}", file=sys.stderr, flush=True)
+        losses, pending = _losses_from_array(last.arrays["losses"]), last.arrays["pending"].tolist()
+        print(f"train: resumes after step {start} of {order.steps}", file=sys.stderr, flush=True)
     else:
-        measure(0)
+        measure_heldout(0)
     with progress("train", order.steps * order.batch_size, "drawings", start * order.batch_size) as add:
         for step in range(start, order.steps):
-            chosen = order.batch(step)
-            loss, norm = trainer.step(step, training.images[chosen], condition(training.labels[chosen]))
-            done, how = step + 1, ""
+            batch = order.batch(step)
+            loss, norm = trainer.step(step, training.images[batch], condition(training.labels[batch]))
+            done, status = step + 1, ""
             pending.append(float(loss))
-            # A gradient that is not finite leaves weights that are none, which no checkpoint may hold.
-            for what, value in (("loss", pending[-1]), ("gradient's norm", float(norm))):
+            # The check comes before the checkpoint: a gradient that is not finite makes the weights useless.
+            for quantity, value in (("loss", pending[-1]), ("gradient norm", float(norm))):
                 if math.isfinite(value):
                     continue
                 raise StageError(
-                    f"training: the {what} of step {done} of {order.steps} is {value}, on the rows (from 0) "
-                    f"{' '.join(map(str, rows[chosen]))} of {dataset.FOLDER / dataset.TABLE}; the last checkpoint "
-                    f"{'is that of step ' + str(saved) if saved else 'is still to come'}. Lower learning_rate, set "
-                    "clip_norm to 1, or take fewer num_logistic_mix"
+                    f"training: the {quantity} of step {done} of {order.steps} is {value}, on the rows (from 0) "
+                    f"{' '.join(map(str, rows[batch]))} of {dataset.FOLDER / dataset.TABLE}; "
+                    f"{f'the last checkpoint is of step {last_saved}' if last_saved else 'no checkpoint exists yet'}. "
+                    "Lower learning_rate, set clip_norm to 1, or lower num_logistic_mix"
                 )
             if done in reports:
                 bits = float(np.mean(pending))
                 pending.clear()
-                how = f"{bits:.3f} bits/dim"
+                status = f"{bits:.3f} bits/dim"
                 losses.append(Loss(done, done * order.batch_size, "train", bits))
             if done in heldout_reports:
-                measure(done)
-            if kept and kept.due():
-                arrays = {"losses": _rows(losses), "pending": np.array(pending)}
-                if kept.save(Checkpoint(done, trainer.state() | arrays)):
-                    saved = done
-            add(order.batch_size, how)
+                measure_heldout(done)
+            if checkpoints and checkpoints.due():
+                arrays = {"losses": _losses_to_array(losses), "pending": np.array(pending)}
+                if checkpoints.save(Checkpoint(done, trainer.state() | arrays)):
+                    last_saved = done
+            add(order.batch_size, status)
     return losses
 
 
-def _rows(losses: Sequence[Loss]) -> npt.NDArray[np.float64]:
+def _losses_to_array(losses: Sequence[Loss]) -> npt.NDArray[np.float64]:
     return np.array([(*row[:2], SPLITS.index(row.split), row.bits_per_dim) for row in losses])
 
 
-def _losses(rows: npt.NDArray[np.float64]) -> list[Loss]:
+def _losses_from_array(rows: npt.NDArray[np.float64]) -> list[Loss]:
     return [Loss(int(step), int(drawings), SPLITS[int(split)], bits) for step, drawings, split, bits in rows.tolist()]
 
 
 def evenly_spaced(number: int, count: int) -> npt.NDArray[np.int64]:
-    """At most `count` whole numbers from 0 to number - 1, evenly spread, the last among them."""
+    """Return at most `count` integers from 0 to `number` - 1, evenly spaced, including `number` - 1."""
     return np.unique(np.linspace(number - 1, 0, min(number, count), endpoint=number <= count).astype(np.int64))
 
 

@@ -1,4 +1,4 @@
-"""What every test shares: the markers that skip by themselves, and where real drawings are found."""
+"""Shared by all tests: markers that skip tests, browser helpers, and fixtures for real drawings and settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def pytest_configure() -> None:
-    # What a shell starts in the background ignores Ctrl-C, and so would the workers that tests stop by it.
+    # Shells start background jobs with SIGINT ignored; workers would inherit that, and tests stop them with SIGINT.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -37,7 +37,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not _has_gpu():
         pytest.skip("gpu: TensorFlow sees no GPU")
     if item.get_closest_marker("browser") and chromium() is None:
-        pytest.skip("browser: no Chromium here; `python -m playwright install chromium` brings one")
+        pytest.skip("browser: Chromium is missing; install it with `python -m playwright install chromium`")
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def _has_gpu() -> bool:
 
 @functools.cache
 def chromium() -> str | None:
-    """The path of a Chromium: the system's, else the one that Playwright installed."""
+    """Return the path of Chromium, of the system or else of Playwright; None if neither exists."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
@@ -64,51 +64,51 @@ def chromium() -> str | None:
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
-    quiet = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    options = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=[*quiet, "--disable-sync"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=[*options, "--disable-sync"])
         yield browser
         browser.close()
 
 
 @contextmanager
 def opened(browser: Browser, path: Path) -> Iterator[Page]:
-    """The page in a window of its own; at the end nothing has gone wrong, and nothing else has been asked for."""
+    """Open a page in a new window. At the end, check that it had no errors and requested nothing but itself."""
     with browser.new_page() as page:
-        wrong: list[str] = []
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda request: wrong.append(request.url))
+        events: list[str] = []
+        page.on("console", lambda message: events.append(message.text))
+        page.on("pageerror", lambda error: events.append(str(error)))
+        page.on("dialog", lambda dialog: events.append(dialog.message))
+        page.on("request", lambda request: events.append(request.url))
         page.goto(path.as_uri())
         yield page
-        page.title()  # what the page has said before it answers has been heard
-        assert {what for what in wrong if not what.startswith(("data:", "blob:"))} == {path.as_uri()}
+        page.title()  # when this returns, all earlier events have arrived
+        assert {event for event in events if not event.startswith(("data:", "blob:"))} == {path.as_uri()}
 
 
 def refused(browser: Browser, html: str, folder: Path) -> str:
-    """What the policy of a page says of a script and a picture that are put into it, neither of which does anything."""
+    """Inject a script and an image into a page, check that neither runs, and return the browser's messages."""
     injected = folder / "injected.html"
     script = "<script>document.title = 'injected'</script><img src=x onerror=\"document.title = 'injected'\">"
     injected.write_text(html.replace("</body>", f"{script}</body>"), encoding="utf-8")
     with browser.new_page() as page:
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
+        messages: list[str] = []
+        page.on("console", lambda message: messages.append(message.text))
         page.goto(injected.as_uri())
         assert page.title() not in ("", "injected")
-    return "\n".join(said)
+    return "\n".join(messages)
 
 
 @pytest.fixture(scope="session")
 def real_mirror() -> Path:
     """A folder of real drawings, `<class>.npy`: $QUICKDRAW_MIRROR, or the one beside the repository."""
-    found = os.environ.get("QUICKDRAW_MIRROR") or ROOT.parent / "shared" / "quickdraw" / "numpy_bitmap"
-    if not any(Path(found).glob("*.npy")):
-        pytest.skip("no real drawings here; name their folder in QUICKDRAW_MIRROR")
-    return Path(found)
+    folder = Path(os.environ.get("QUICKDRAW_MIRROR") or ROOT.parent / "shared" / "quickdraw" / "numpy_bitmap")
+    if not any(folder.glob("*.npy")):
+        pytest.skip("real drawings are missing; set QUICKDRAW_MIRROR to their folder")
+    return folder
 
 
 @pytest.fixture(scope="session")
 def full_run() -> params.Params:
-    """The settings of the full run; `.model_copy(update={…})` gives a test its own."""
+    """The settings of the full run; a test changes them with `.model_copy(update={…})`."""
     return params.check(FULL, "params.yaml")

@@ -1,4 +1,4 @@
-"""Small disks, and full ones."""
+"""Small disks and full disks."""
 
 import shutil
 import subprocess
@@ -11,12 +11,12 @@ import pytest
 
 @contextmanager
 def tmpfs(folder: Path, size: int) -> Iterator[None]:
-    """A small disk at `folder`, for those who may mount one."""
+    """Mount a disk of `size` bytes at `folder`; skip the test if that is not allowed."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False) if shutil.which("mount") else None
-    if done is None or done.returncode:
-        pytest.skip(f"needs to mount a small disk, as root can on Linux: {done and done.stderr.strip()}")
+    result = subprocess.run(mount, capture_output=True, text=True, check=False) if shutil.which("mount") else None
+    if result is None or result.returncode:
+        pytest.skip(f"must mount a small disk, which root can on Linux: {result and result.stderr.strip()}")
     try:
         yield
     finally:
@@ -24,7 +24,7 @@ def tmpfs(folder: Path, size: int) -> Iterator[None]:
 
 
 def fill(folder: Path, free: int) -> None:
-    """Fill a disk but for so many bytes."""
+    """Fill a disk until `free` bytes remain."""
     with open(folder / "filler", "wb", buffering=0) as file:
         try:
             while True:

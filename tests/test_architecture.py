@@ -1,4 +1,4 @@
-"""Which module may import which: no cycles, stages apart from each other, DVC and Prefect each behind one package."""
+"""Rules for imports: no cycles, no stage imports another, and one package each uses DVC and Prefect."""
 
 import ast
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ STAGES = {f"stages.{name}" for name in ORDER}
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Everything that a module imports, wherever in the module it does so, except for type checking only."""
+    """Return all names that a module imports, also inside functions, except those for type checking only."""
     return frozenset(modules_imported(MODULES[module]))
 
 
@@ -38,21 +38,21 @@ def test_there_is_no_import_cycle() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_imports_a_stage(module: str) -> None:
-    """What two stages need has a module of its own, so that a change to one stage runs no other."""
+    """What two stages share is in a separate module, so that a change to one stage reruns no other."""
     assert not imports(module) & STAGES
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if within(module, "stages")])
-def test_stages_know_nothing_of_dvc_and_prefect(module: str) -> None:
+def test_stages_do_not_import_dvc_or_prefect(module: str) -> None:
     assert not imported_from(module, "dvc", "prefect", "pipeline", "tests")
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if within(module, "pipeline")])
-def test_the_pipeline_reaches_dvc_and_prefect_through_their_packages(module: str) -> None:
+def test_the_pipeline_uses_dvc_and_prefect_through_their_packages(module: str) -> None:
     if not within(module, "pipeline.dvc"):
         assert not imported_from(module, "dvc", "dvc_data", "dvc_objects")
         inside = imported_from(module, "pipeline.dvc") - {f"pipeline.dvc.{name}" for name in public_names()}
-        assert inside <= {"pipeline.dvc"}, "import it from the package, not from a module inside it"
+        assert inside <= {"pipeline.dvc"}, "import from the package, not from a module inside it"
     if not within(module, "pipeline.flows", "pipeline.run", "pipeline.server"):
         assert not imported_from(module, "prefect")
     allowed = ("stages.common", "stages.params", "stages.reporting")
@@ -67,17 +67,17 @@ def public_names() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if within(module, "stages.pixelcnn")])
-def test_the_engine_stands_alone(module: str) -> None:
-    own = imported_from(module, "stages.pixelcnn", "stages.common.cores")
-    assert imported_from(module, "stages") <= {"stages", "stages.common", *own}
+def test_pixelcnn_imports_only_itself_and_cores(module: str) -> None:
+    allowed = imported_from(module, "stages.pixelcnn", "stages.common.cores")
+    assert imported_from(module, "stages") <= {"stages", "stages.common", *allowed}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if within(name, "stages.quickdraw", "stages.metrics")])
-def test_data_and_metrics_start_without_tensorflow(module: str) -> None:
+def test_quickdraw_and_metrics_do_not_import_tensorflow(module: str) -> None:
     assert not imported_from(module, "tensorflow", "tensorflow_datasets", "tf_keras")
     assert not imported_from(module, "stages.params", "stages.command")
 
 
-def test_the_top_of_stages_holds_the_stages_and_what_starts_them() -> None:
+def test_the_top_level_of_stages_has_only_the_stages_and_their_start() -> None:
     files = {path.stem for path in (ROOT / "stages").glob("*.py")}
     assert files == {"__init__", "command", "params", *ORDER}

@@ -1,6 +1,6 @@
-"""Every parser of what comes from outside, fed with what nobody would write: it reads it, or refuses it in one line.
+"""Fuzz tests of every parser of external input: it reads the input, or rejects it with a one-line error.
 
-`FUZZ=1000000` in the environment has each of the tests marked `torture` try so many cases.
+The environment variable `FUZZ` is the number of cases for each test marked `torture`, for example `FUZZ=1000000`.
 """
 
 import io
@@ -33,9 +33,9 @@ from stages.reporting import blind_review, sheets
 from tests.settings import FULL
 
 CASES = int(os.environ.get("FUZZ", "20000"))
-AT_ONCE = 100  # cases of one example of hypothesis, which takes longer to make one than a parser to read it
+BATCH_SIZE = 100  # cases per hypothesis example, because making an example takes longer than parsing a case
 
-# What parsers trip over, put in the place of numbers and between other things.
+# Values that often break parsers: they replace numbers in the input, or are inserted into it.
 NUMBERS = [0, 1, -1, 784, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**60, 2**63, 2**64, 10**18, 10**30, 10**4400]
 TEXTS = [
     b"\0", b"\xff", b"\n", b"\r\n", b"\t", b" ", b",", b"(", b")", b"[", b"]", b"{", b"}", b"'", b'"', b":", b"#",
@@ -47,13 +47,13 @@ TEXTS = [
 
 
 class Parser(NamedTuple):
-    """What reads bytes from outside.
+    """A parser of external bytes.
 
     Attributes:
-      read: reads them, and checks what it made of them.
-      seeds: what it should read.
-      error: what it may raise.
-      fast: whether a case takes well under a millisecond.
+      read: parses the bytes, and checks the result.
+      seeds: inputs to mutate.
+      error: the exceptions that it may raise.
+      fast: whether a case takes much less than a millisecond.
     """
 
     read: Callable[[bytes], object]
@@ -62,41 +62,41 @@ class Parser(NamedTuple):
     fast: bool = False
 
 
-def mutated(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """One of the seeds, changed in a few places, or what has nothing to do with them."""
-    content = bytearray(chance.choice(seeds))
-    for _ in range(chance.choice((0, 1, 1, 1, 2, 3, 8))):
-        at = chance.randrange(len(content) + 1)
-        match chance.randrange(8):
+def mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """Return one of the seeds with up to eight random changes."""
+    content = bytearray(rng.choice(seeds))
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 8))):
+        at = rng.randrange(len(content) + 1)
+        match rng.randrange(8):
             case 0 if content:
-                content[at % len(content)] = chance.randrange(256)
+                content[at % len(content)] = rng.randrange(256)
             case 1 if content:
-                content[at % len(content)] ^= 1 << chance.randrange(8)
+                content[at % len(content)] ^= 1 << rng.randrange(8)
             case 2:
-                content[at:at] = chance.choice(TEXTS)
+                content[at:at] = rng.choice(TEXTS)
             case 3:
-                del content[at : at + chance.choice((1, 1, 2, 5, 20, 1000))]
+                del content[at : at + rng.choice((1, 1, 2, 5, 20, 1000))]
             case 4:
-                other = chance.choice(seeds)
-                start = chance.randrange(len(other) + 1)
-                content[at:at] = other[start : start + chance.choice((1, 5, 20, 200))]
+                source = rng.choice(seeds)
+                start = rng.randrange(len(source) + 1)
+                content[at:at] = source[start : start + rng.choice((1, 5, 20, 200))]
             case 5:
-                content[at : at + 8] = chance.choice(NUMBERS[:-2]).to_bytes(9, "little", signed=True)[:8]
+                content[at : at + 8] = rng.choice(NUMBERS[:-2]).to_bytes(9, "little", signed=True)[:8]
             case 6:
                 if numbers := list(re.finditer(rb"-?\d+", content)):
-                    found = chance.choice(numbers)
-                    content[found.start() : found.end()] = _written(chance.choice(NUMBERS)).encode()
+                    number = rng.choice(numbers)
+                    content[number.start() : number.end()] = _to_text(rng.choice(NUMBERS)).encode()
             case _:
-                content[at:at] = chance.randbytes(chance.choice((1, 2, 8, 64)))
+                content[at:at] = rng.randbytes(rng.choice((1, 2, 8, 64)))
     return bytes(content)
 
 
-def _written(number: int) -> str:
+def _to_text(number: int) -> str:
     return str(number) if abs(number) < 10**100 else "1" + "0" * 4400
 
 
 def attempt(parser: Parser, content: bytes) -> None:
-    """It reads the content or refuses it in one short line, soon."""
+    """Check that the parser reads the content or rejects it with short lines, within ten seconds."""
     started = time.perf_counter()
     try:
         parser.read(content)
@@ -104,23 +104,23 @@ def attempt(parser: Parser, content: bytes) -> None:
         lines = str(error).splitlines()
         assert lines and all(len(line) < 600 and line.isprintable() for line in lines), str(error)[:2000]
     except Exception as error:
-        raise AssertionError(f"{content!r} ended in {type(error).__name__}: {error}"[:5000]) from error
+        raise AssertionError(f"{content!r} raised {type(error).__name__}: {error}"[:5000]) from error
     assert time.perf_counter() - started < 10, content[:5000]
 
 
-# --- What each parser makes of bytes ---
+# --- Parsers ---
 
 
 def read_npy(content: bytes) -> None:
     header = npy_header.parse(content[: npy_header.MAX_HEADER_BYTES], len(content))
     assert 0 <= header.rows < 2**31 and header.offset <= npy_header.MAX_HEADER_BYTES
-    assert header.offset + header.rows * 784 == len(content), "nothing is there that is not in the file"
+    assert header.offset + header.rows * 784 == len(content), "the header matches the length of the file"
 
 
 def read_settings(content: bytes) -> None:
-    found = params.check(params.parse(content.decode("utf-8", "replace"), "params.yaml"), "params.yaml")
-    assert 1 <= found.num_resnet <= 20 and math.isfinite(found.learning_rate) and found.classes
-    assert found.mirror.isprintable() and not any("/" in name or "\0" in name for name in found.classes)
+    checked = params.check(params.parse(content.decode("utf-8", "replace"), "params.yaml"), "params.yaml")
+    assert 1 <= checked.num_resnet <= 20 and math.isfinite(checked.learning_rate) and checked.classes
+    assert checked.mirror.isprintable() and not any("/" in name or "\0" in name for name in checked.classes)
 
 
 def read_override(content: bytes) -> None:
@@ -161,30 +161,30 @@ def file_reader(path: Path, read: Callable[[Path], object]) -> Callable[[bytes],
     return write_and_read
 
 
-# --- The seeds ---
+# --- Seeds ---
 
 
-def saved(array: Any, version: tuple[int, int] = (1, 0)) -> bytes:
+def npy_bytes(array: Any, version: tuple[int, int] = (1, 0)) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array(file, array, version)
     return file.getvalue()
 
 
-def picture(width: int, height: int) -> bytes:
+def png_bytes(width: int, height: int) -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
-def example() -> bytes:
-    """A record as TensorFlow Datasets writes it."""
+def record_bytes() -> bytes:
+    """Return a record as TensorFlow Datasets writes it."""
 
     def field(number: int, content: bytes) -> bytes:
         length = len(content)
         return bytes([number << 3 | 2, *([length] if length < 128 else [length & 127 | 128, length >> 7])]) + content
 
-    image, label = picture(28, 28), bytes([26])
+    image, label = png_bytes(28, 28), bytes([26])
     entries = [
         field(1, field(1, b"image") + field(2, field(1, field(1, image)))),
         field(1, field(1, b"label") + field(2, field(3, field(1, label)))),
@@ -192,7 +192,7 @@ def example() -> bytes:
     return field(1, b"".join(entries))
 
 
-def parquet() -> bytes:
+def parquet_bytes() -> bytes:
     names = pd.Categorical(["bee", "tree"] * 20)
     table = {"label": np.arange(40, dtype=np.int16), "name": names, "heldout": np.arange(40) % 2 == 0}
     file = io.BytesIO()
@@ -206,9 +206,9 @@ HEADERS = [
     "{'descr': '|O', 'fortran_order': True, 'shape': (), }",
 ]
 NPY = [
-    *(saved(np.zeros((rows, 784), np.uint8), version) for rows in (0, 3) for version in ((1, 0), (2, 0), (3, 0))),
+    *(npy_bytes(np.zeros((rows, 784), np.uint8), version) for rows in (0, 3) for version in ((1, 0), (2, 0), (3, 0))),
     *(b"\x93NUMPY\x01\x00" + bytes([len(text), 0]) + text.encode() + bytes(3 * 784) for text in HEADERS),
-    saved(np.zeros((2, 28, 28), np.float32)),
+    npy_bytes(np.zeros((2, 28, 28), np.float32)),
 ]
 YAML_TEXT = "".join(f"{key}: {json.dumps(value)}\n" for key, value in FULL.items()).encode()
 SMALL_YAML = [
@@ -225,10 +225,10 @@ DATES = [b"120", b"Wed, 21 Oct 2015 07:28:00 GMT", b"Fri, 31 Dec 9999 23:59:59 -
 
 
 def parsers(folder: Path) -> dict[str, Parser]:
-    """Every one, by name."""
-    asked = [blind_review.Question(0, 0, 0, left, left) for left in (True, False)]
-    review = file_reader(folder / "a.json", lambda path: blind_review.read("", asked, path.parent))
-    broken = (ValueError, IndexError, OverflowError, struct.error, zlib.error)  # as Prepared.read tells a person of
+    """Return every parser, by name."""
+    questions = [blind_review.Question(0, 0, 0, left, left) for left in (True, False)]
+    review = file_reader(folder / "a.json", lambda path: blind_review.read("", questions, path.parent))
+    record_errors = (ValueError, IndexError, OverflowError, struct.error, zlib.error)  # Prepared.read handles these
     columns = {"label": "int16", "name": "category", "heldout": "bool"}
     table = file_reader(folder / "a.parquet", lambda path: tables.read(path, columns))
     return {
@@ -239,11 +239,11 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "name": Parser(read_name, [b"bee", b"The Eiffel Tower", b"a"], ValueError, fast=True),
         "review": Parser(review, [REVIEW], StageError),
         "page": Parser(read_page, [PAGE], verify.VerifyError),
-        "record": Parser(read_record, [example()], broken, fast=True),
+        "record": Parser(read_record, [record_bytes()], record_errors, fast=True),
         "retry-after": Parser(read_retry_after, DATES, (), fast=True),
-        "sheet": Parser(read_sheet, [picture(280, 560)], ValueError),
+        "sheet": Parser(read_sheet, [png_bytes(280, 560)], ValueError),
         "array": Parser(file_reader(folder / "a.npy", tables.open_memmap), NPY, ValueError),
-        "table": Parser(table, [parquet()], ValueError),
+        "table": Parser(table, [parquet_bytes()], ValueError),
     }
 
 
@@ -264,27 +264,27 @@ NAMES = (
 
 
 def fuzz(parser: Parser, cases: int) -> None:
-    """So many cases, in batches that hypothesis chooses: it hunts for the batch, and says which one fails."""
-    each = AT_ONCE if parser.fast else 10
+    """Try `cases` mutated inputs, in batches. Hypothesis chooses the seed of each batch, and reports one that fails."""
+    batch_size = BATCH_SIZE if parser.fast else 10
 
     @hypothesis_settings(
-        max_examples=max(cases // each, 1), deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=max(cases // batch_size, 1), deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(seed=st.integers(0, 2**64 - 1))
     def batch(seed: int) -> None:
-        chance = random.Random(seed)
-        for _ in range(each):
-            attempt(parser, mutated(chance, parser.seeds))
+        rng = random.Random(seed)
+        for _ in range(batch_size):
+            attempt(parser, mutate(rng, parser.seeds))
 
     batch()
 
 
-def test_every_parser_is_there(tmp_path: Path) -> None:
+def test_names_lists_every_parser(tmp_path: Path) -> None:
     assert tuple(parsers(tmp_path)) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_reads_what_it_should_or_refuses_in_a_line(tmp_path: Path, name: str) -> None:
+def test_a_parser_reads_or_rejects_in_one_line(tmp_path: Path, name: str) -> None:
     parser = parsers(tmp_path)[name]
     for content in parser.seeds:
         attempt(parser, content)
@@ -294,11 +294,11 @@ def test_it_reads_what_it_should_or_refuses_in_a_line(tmp_path: Path, name: str)
 @pytest.mark.torture
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", NAMES)
-def test_so_it_does_at_length(tmp_path: Path, name: str) -> None:
+def test_a_parser_reads_or_rejects_many_cases(tmp_path: Path, name: str) -> None:
     fuzz(parsers(tmp_path)[name], CASES)
 
 
-# --- Values of settings, rather than their text ---
+# --- Values of settings, instead of YAML text ---
 
 VALUES = st.recursive(
     st.none()
@@ -316,61 +316,59 @@ VALUES = st.recursive(
 
 def check(changes: dict[Any, Any]) -> None:
     try:
-        found = params.check(FULL | changes, "params.yaml")
+        checked = params.check(FULL | changes, "params.yaml")
     except SettingsError as error:
         assert all(len(line) < 600 and line.isprintable() for line in str(error).splitlines())
     else:
         assert changes.keys() <= params.Params.model_fields.keys()
         for key, bounds in {"num_resnet": (1, 20), "holdout": (0.01, 0.5), "seed": (0, 2**31 - 1)}.items():
-            assert bounds[0] <= getattr(found, key) <= bounds[1]
+            assert bounds[0] <= getattr(checked, key) <= bounds[1]
 
 
 @hypothesis_settings(max_examples=300, deadline=None, database=None)
 @given(
     st.dictionaries(st.sampled_from(list(FULL)) | st.integers() | st.text(max_size=5), VALUES, min_size=1, max_size=3)
 )
-def test_a_value_is_permitted_or_refused_in_a_line(changes: dict[Any, Any]) -> None:
+def test_a_value_is_accepted_or_rejected_in_one_line(changes: dict[Any, Any]) -> None:
     check(changes)
 
 
-def any_value(chance: random.Random, depth: int = 0) -> Any:
-    """What YAML may make of a value."""
-    match chance.randrange(12 if depth < 3 else 8):
+def any_value(rng: random.Random, depth: int = 0) -> Any:
+    """Return a random value of the types that YAML can yield."""
+    match rng.randrange(12 if depth < 3 else 8):
         case 0:
             return None
         case 1:
-            return chance.random() < 0.5
+            return rng.random() < 0.5
         case 2:
-            return chance.choice(NUMBERS)
+            return rng.choice(NUMBERS)
         case 3:
-            return chance.randrange(-5, 30)
+            return rng.randrange(-5, 30)
         case 4:
-            return chance.choice((math.nan, math.inf, -math.inf, 5e-324, 1e308, chance.uniform(-2, 2)))
+            return rng.choice((math.nan, math.inf, -math.inf, 5e-324, 1e308, rng.uniform(-2, 2)))
         case 5:
-            return chance.choice(
-                ("one_hot", "auto", "doodles", "mirror", "bfloat16", "none", "1e-3", "0x10", "", " 3 ")
-            )
+            return rng.choice(("one_hot", "auto", "doodles", "mirror", "bfloat16", "none", "1e-3", "0x10", "", " 3 "))
         case 6:
-            return "".join(chr(chance.randrange(0, 0x3000)) for _ in range(chance.randrange(12)))
+            return "".join(chr(rng.randrange(0, 0x3000)) for _ in range(rng.randrange(12)))
         case 7:
-            return chance.choice((b"x", "\ud800", "../x", "s3://b", "ftp://x", "\0", "a" * 5000))
+            return rng.choice((b"x", "\ud800", "../x", "s3://b", "ftp://x", "\0", "a" * 5000))
         case 8 | 9:
-            return [any_value(chance, depth + 1) for _ in range(chance.randrange(4))]
+            return [any_value(rng, depth + 1) for _ in range(rng.randrange(4))]
         case 10:
-            return {any_value(chance, 8) if chance.random() < 0.2 else "a": any_value(chance, depth + 1)}
+            return {any_value(rng, 8) if rng.random() < 0.2 else "a": any_value(rng, depth + 1)}
         case _:
-            return chance.sample(["bee", "sun", "tree", "bycicle", "my dog", "/x"], 3)
+            return rng.sample(["bee", "sun", "tree", "bycicle", "my dog", "/x"], 3)
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(0)
-def test_values_at_length() -> None:
-    @hypothesis_settings(max_examples=max(CASES // AT_ONCE, 1), deadline=None, database=None)
+def test_many_values_are_accepted_or_rejected_in_one_line() -> None:
+    @hypothesis_settings(max_examples=max(CASES // BATCH_SIZE, 1), deadline=None, database=None)
     @given(seed=st.integers(0, 2**64 - 1))
     def batch(seed: int) -> None:
-        chance = random.Random(seed)
-        for _ in range(AT_ONCE):
-            keys = chance.choices([*FULL, "num_resnt", 7, None], k=chance.choice((1, 1, 2, 4)))
-            check({key: any_value(chance) for key in keys})
+        rng = random.Random(seed)
+        for _ in range(BATCH_SIZE):
+            keys = rng.choices([*FULL, "num_resnt", 7, None], k=rng.choice((1, 1, 2, 4)))
+            check({key: any_value(rng) for key in keys})
 
     batch()

@@ -1,1 +1,1 @@
-"""What every stage stands on: errors, files, tables, progress, the device, checkpoints."""
+"""Helpers for the stages: errors, files, locks, tables, URLs, progress, processor cores, the device and checkpoints."""

@@ -1,8 +1,9 @@
-"""A long computation that is killed goes on from its last checkpoint: its whole state, written now and then.
+"""Checkpoints of long computations, so that a killed run resumes.
 
-A checkpoint is one file, `<cache>/checkpoints/<run>/<step>.safetensors`, there in full or not at all. The run is named
-after all that its outcome depends on, so that none ever goes on from another's; it lies in the user's cache, not among
-the outputs, so that any copy of the project finds it. Where it cannot be written the computation goes on without.
+A checkpoint is one file with the whole state, `<cache>/checkpoints/<run>/<step>.safetensors`, written atomically. The
+name of a run is a hash of everything that its result depends on, so that no run resumes from another run's checkpoint.
+Checkpoints are in the user's cache, not among the outputs, so that all workspaces share them. If a checkpoint cannot be
+written, the computation continues.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import numpy.typing as npt
 
 from stages.common import files
 
-KEEP_LAST = 2  # of a run, so that there is one before a damaged one
-SAVE_EVERY_SECONDS = 30.0  # seconds between two, or more:
-MAX_TIME_SHARE = 0.02  # of its time a run may spend on writing them
-# What runs left that were never ended is deleted after so many days, and the oldest of it beyond so many bytes.
+KEEP_LAST = 2  # checkpoints per run, in case the newest is damaged
+SAVE_EVERY_SECONDS = 30.0  # at least; longer if writing exceeds MAX_TIME_SHARE
+MAX_TIME_SHARE = 0.02  # of a run's time for writing checkpoints
+# Limits for the checkpoints of runs that never ended. Beyond MAX_BYTES in total, the oldest runs are deleted.
 MAX_AGE_DAYS = 14
 MAX_BYTES = 20e9
 
@@ -34,19 +35,27 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Checkpoint(NamedTuple):
-    """The state after so many steps."""
+    """The state after `step` steps.
+
+    Attributes:
+      step: the number of finished steps.
+      arrays: the state, by name.
+    """
 
     step: int
     arrays: Arrays
 
 
 def run_key(described: object, data: Iterable[npt.NDArray[Any]], libraries: Iterable[str]) -> str:
-    """The name of a run: of its settings, its data, the project's code as far as it is loaded, and libraries.
+    """Return a hash of a run's settings, its data, the project's loaded modules and library versions.
 
     Args:
-      described: the settings; their `repr` says all there is to them.
-      data: the arrays that it computes on.
-      libraries: the distributions whose versions count.
+      described: the settings, with a complete `repr`.
+      data: the input arrays.
+      libraries: the names of distributions whose versions affect the result.
+
+    Returns:
+      32 hexadecimal digits.
     """
     digest = hashlib.sha256(repr(described).encode())
     for array in data:
@@ -65,39 +74,39 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      name: of the run, from `name_of`.
+      name: the name of the run, from `run_key`.
     """
 
     def __init__(self, name: str) -> None:
         self.folder = files.cache_folder() / "checkpoints" / name
         self._due = time.monotonic() + SAVE_EVERY_SECONDS
-        self._said = ""
-        self._held = ExitStack()
+        self._last_warning = ""
+        self._lock = ExitStack()
         try:
-            self._hold()
+            self._lock_folder()
             _delete_old(self.folder.parent, keep=self.folder)
         except OSError as error:
             self._warn(error)
 
-    def _hold(self) -> None:
-        """Share the folder for as long as this lives, so that no other run deletes it meanwhile."""
+    def _lock_folder(self) -> None:
+        """Hold a shared lock on the folder until `clear`, so that no other run deletes it."""
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                self._held.enter_context(files.lock(self.folder, shared=True))
-            except (FileNotFoundError, BlockingIOError):  # a run that has just ended is deleting it
+                self._lock.enter_context(files.lock(self.folder, shared=True))
+            except (FileNotFoundError, BlockingIOError):  # a run that has just ended is deleting the folder
                 time.sleep(0.01)
                 continue
-            except OSError:  # a file system without locks, where no other run can delete it either
+            except OSError:  # the file system has no locks, so no other run can delete the folder either
                 pass
             return
 
     def due(self) -> bool:
-        """Whether it is time for one."""
+        """Whether it is time to save a checkpoint."""
         return time.monotonic() >= self._due
 
     def save(self, checkpoint: Checkpoint) -> bool:
-        """Write the state down, and delete what is older than the one before; say so where that cannot be done."""
+        """Save a checkpoint, and delete all but the last `KEEP_LAST`. Return False, with a warning, if that fails."""
         from safetensors.numpy import save_file
 
         started = time.monotonic()
@@ -116,7 +125,7 @@ class Checkpoints:
         return saved
 
     def newest(self) -> Checkpoint | None:
-        """The last state that was written and can be read; one that cannot is said, and the one before it taken."""
+        """Return the newest checkpoint that can be read, or None. Damaged checkpoints are deleted with a warning."""
         for path in reversed(self._paths()):
             try:
                 return Checkpoint(int(path.stem), _read(path))
@@ -129,17 +138,17 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """The run is over: delete its checkpoints, but where the same run goes on elsewhere."""
-        self._held.close()
+        """Delete the checkpoints of a finished run, unless another process executes the same run."""
+        self._lock.close()
         _delete(self.folder)
 
     def _warn(self, error: OSError) -> None:
-        """Say why there are no checkpoints, once for each reason."""
-        if self._said != (reason := error.strerror or str(error)):
-            self._said = reason
+        """Print why checkpoints cannot be written, unless the previous warning had the same reason."""
+        if self._last_warning != (reason := error.strerror or str(error)):
+            self._last_warning = reason
             print(
-                f"checkpoint: {self.folder} cannot be written ({reason}): the stage goes on without, and where it is "
-                "killed it begins again from the last one there is",
+                f"checkpoint: {self.folder} cannot be written ({reason}): the stage continues without saving; "
+                "if it is killed, it resumes from the last saved checkpoint",
                 file=sys.stderr,
                 flush=True,
             )
@@ -158,7 +167,7 @@ def _read(path: Path) -> Arrays:
     except SafetensorError as error:
         raise ValueError(" ".join(str(error).split())) from None
     if _checksum(arrays) != expected:
-        raise ValueError("its checksum does not fit")
+        raise ValueError("its checksum is wrong")
     return arrays
 
 
@@ -171,16 +180,16 @@ def _checksum(arrays: Arrays) -> str:
 
 
 def _delete_old(folder: Path, keep: Path) -> None:
-    """Delete what other runs left and none uses: after DAYS, and beyond BYTES.
+    """Delete other runs' unused checkpoints that are older than `MAX_AGE_DAYS` or exceed `MAX_BYTES` in total.
 
-    Of those, the farthest from now goes first: a clock that was put back leaves times of the future, which say nothing
-    of an age.
+    Beyond `MAX_BYTES`, the runs whose times are farthest from now are deleted. If the clock was set back, times can be
+    in the future: the age of such runs is unknown, so they are not deleted for their age.
     """
-    left, now = 0, time.time()
-    changed = {run: _modified_at(run) for run in folder.iterdir()}
-    for run in sorted(changed, key=lambda run: abs(now - changed[run])):
-        left += sum(map(_size, run.glob("*")))
-        if run != keep and (left > MAX_BYTES or now - changed[run] > MAX_AGE_DAYS * 86_400):
+    total_bytes, now = 0, time.time()
+    modified = {run: _modified_at(run) for run in folder.iterdir()}
+    for run in sorted(modified, key=lambda run: abs(now - modified[run])):
+        total_bytes += sum(map(_size, run.glob("*")))
+        if run != keep and (total_bytes > MAX_BYTES or now - modified[run] > MAX_AGE_DAYS * 86_400):
             _delete(run)
 
 
@@ -192,7 +201,7 @@ def _delete(run: Path) -> None:
 def _modified_at(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # another run has just ended
+    except FileNotFoundError:  # another run has just ended and deleted it
         return 0.0
 
 

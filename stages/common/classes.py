@@ -1,4 +1,4 @@
-"""A class of drawings, as the model and the judge know it."""
+"""The classes of a run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,27 @@ import numpy.typing as npt
 
 @dataclasses.dataclass(frozen=True)
 class Class:
-    """One of the classes of a run."""
+    """A class of drawings.
+
+    Attributes:
+      label: the number of the class.
+      name: the name of the class.
+    """
 
     label: int
     name: str
 
 
 def class_indices(labels: npt.NDArray[np.int16], classes: Sequence[Class]) -> npt.NDArray[np.int64]:
-    """The index of each label among the classes. Every label must be one of theirs."""
-    known = np.array([entry.label for entry in classes])
-    order = np.argsort(known)
-    return np.asarray(order[np.searchsorted(known, labels, sorter=order)])
+    """Return the class index of each label. Every label must be the label of one of the classes.
+
+    Args:
+      labels: (N,).
+      classes: the classes of the run, in order.
+
+    Returns:
+      (N,) indices into `classes`.
+    """
+    class_labels = np.array([entry.label for entry in classes])
+    order = np.argsort(class_labels)
+    return np.asarray(order[np.searchsorted(class_labels, labels, sorter=order)])

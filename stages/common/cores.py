@@ -1,8 +1,8 @@
-"""How many processor cores this process may use."""
+"""The number of processor cores that this process may use."""
 
 import os
 
 
 def usable_cores() -> int:
-    """The cores that the system lets this process run on; a container or `taskset` may allow fewer than there are."""
+    """Return the number of cores that this process may use. A container or `taskset` can limit it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

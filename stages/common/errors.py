@@ -1,4 +1,4 @@
-"""The errors that a person is meant to read, each one line. Any other exception is a defect."""
+"""Errors that the user can fix, each printed as one line. Any other exception is a bug."""
 
 import difflib
 import sys
@@ -7,30 +7,31 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """The base class: the message says what is wrong, where, and what to do. Commands print it without a traceback.
+    """The base class. The message says what is wrong, where, and what to do; commands print it without a traceback.
 
     Attributes:
-      exit_code: of the command that ends with this error.
+      exit_code: the exit code of a command that ends with this error.
     """
 
     exit_code: ClassVar[int] = 1
 
 
 class StageError(UserError):
-    """A stage cannot do its work."""
+    """A stage cannot run, or cannot finish."""
 
 
 class SettingsError(StageError):
-    """A setting cannot be used: the message names its key, its value and what is expected."""
+    """A setting cannot be used. The message names its key, its value and what is expected."""
 
     exit_code: ClassVar[int] = 2
 
 
 def reporting_errors(function: Callable[[], object]) -> int:
-    """Call a function, print the error that a person can act on as one line, and return the exit code.
+    """Call a function, print an error that the user can fix as one line, and return the exit code.
 
-    The code is 0 for success, the error's own for a `UserError`, 1 for an `OSError` and 130 for an interrupt. Any other
-    exception is raised.
+    Returns:
+      0 for success, `exit_code` for a `UserError`, 1 for an `OSError`, and 130 for an interrupt. Other exceptions are
+      raised.
     """
     try:
         function()
@@ -50,33 +51,36 @@ def print_error(message: str, exit_code: int) -> int:
 
 
 def describe_os_error(error: OSError) -> str:
-    """The file and the reason, without an error number: `reports/index.html: No space left on device`."""
+    """Return the file and the reason, without the error number: `reports/index.html: No space left on device`."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename is not None else " ".join(reason.split())
 
 
-def one_line(text: object, longest: int = 100) -> str:
-    """A text that may be anything as one line, no longer than that, which does nothing to a terminal but show."""
-    words = "".join(sign if sign.isprintable() else "�" for sign in " ".join(str(text).split()))
-    return words if len(words) <= longest else words[: longest - 1] + "…"
+def one_line(text: object, max_length: int = 100) -> str:
+    """Return untrusted text as one line that is safe to print: at most `max_length` printable characters."""
+    line = "".join(char if char.isprintable() else "�" for char in " ".join(str(text).split()))
+    return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'bicycle'?"` for the known name nearest to `name`, or nothing where none is near."""
-    if len(name) > 100:  # nobody means a name with that, and to look for the nearest would take for ever
+    """Return `" Did you mean 'bicycle'?"` for the known name closest to `name`, or "" if none is close."""
+    if len(name) > 100:  # longer than any known name, and the search would take too long
         return ""
     by_folded = {candidate.casefold(): candidate for candidate in known}
     folded = name.strip().casefold()
-    near = difflib.get_close_matches(folded, by_folded, n=5)
-    # difflib alone holds "bycicle" nearer to "circle" than to "bicycle"; of what it finds, the fewest edits win.
-    return f" Did you mean {by_folded[min(near, key=lambda found: _edits(folded, found))]!r}?" if near else ""
+    matches = difflib.get_close_matches(folded, by_folded, n=5)
+    if not matches:
+        return ""
+    # For "bycicle", difflib ranks "circle" above "bicycle", so choose the match with the fewest edits.
+    closest = min(matches, key=lambda match: _edit_distance(folded, match))
+    return f" Did you mean {by_folded[closest]!r}?"
 
 
-def _edits(one: str, other: str) -> int:
-    """The Levenshtein distance: how many characters are put in, taken out or changed to get from one to the other."""
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one, 1):
-        left_above, row[0] = row[0], i
-        for j, b in enumerate(other, 1):
-            left_above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, left_above + (a != b))
+def _edit_distance(source: str, target: str) -> int:
+    """Return the Levenshtein distance: the minimum number of inserted, deleted or changed characters."""
+    row = list(range(len(target) + 1))
+    for i, a in enumerate(source, 1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(target, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
     return row[-1]

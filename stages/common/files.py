@@ -1,4 +1,4 @@
-"""Output that is there in full or not at all: written beside its place, flushed to the disk, then renamed."""
+"""Atomic outputs: each is written to a temporary path beside its target, flushed to the disk, then renamed."""
 
 import hashlib
 import os
@@ -11,18 +11,19 @@ from pathlib import Path
 
 from stages.common.locks import file_lock
 
-TEMPORARY_PREFIX = ".writing-"  # how the name of what is being written begins
+TEMPORARY_PREFIX = ".writing-"  # of the names of temporary folders
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A file to write in place of `path`, on the same disk (its folder is made where missing) and of the same name.
+    """Write a file atomically: yield a temporary path, and rename it to `path` when the block ends.
 
-    When the block ends well the file takes `path`'s place; when it raises, the file is removed and what was at `path`
-    stays. An error that names no file (a full disk) is raised as an `OSError` that names `path`.
+    If the block raises, the temporary file is deleted, and `path` is unchanged. The temporary file has the same name as
+    `path`, is on the same disk, and its folder is created if it is missing. A disk error without a file name is raised
+    as an `OSError` that names `path`.
     """
     target = Path(path)
-    with _naming_target(target), _temporary_beside(target) as temporary:
+    with _errors_name_target(target), _temporary_beside(target) as temporary:
         yield temporary
         _flush(temporary)
         temporary.replace(target)
@@ -31,14 +32,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """An empty folder to fill in place of the folder `path`, which it replaces, whole, when the block ends well."""
+    """Write a folder atomically: yield an empty temporary folder, which replaces `path` when the block ends.
+
+    If the block raises, the temporary folder is deleted, and `path` is unchanged. Errors are those of `atomic_file`.
+    """
     target = Path(path)
-    with _naming_target(target), _temporary_beside(target) as temporary:
+    with _errors_name_target(target), _temporary_beside(target) as temporary:
         temporary.mkdir()
         yield temporary
         for written in (temporary, *temporary.rglob("*")):
             _flush(written)
-        # Put aside, not deleted: a kill leaves all of it or nothing.
+        # The old folder is renamed, not deleted, so that a kill never leaves part of it.
         old = temporary.with_name(f"{target.name}.old")
         if target.exists():
             target.rename(old)
@@ -52,12 +56,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def repository_root() -> Path:
-    """The folder that relative paths in the settings start at: the repository's, in a copy that DVC made of it too."""
+    """Return the root of the repository, where relative paths in the settings start. DVC sets it for its workspaces."""
     return Path(os.environ.get("DVC_ROOT", "."))
 
 
 def cache_folder() -> Path:
-    """Where lies what every run of this user shares: `$QUICKDRAW_CACHE`, or a folder of the user's cache."""
+    """Return the folder that all runs of this user share: `$QUICKDRAW_CACHE`, or a folder in the user's cache."""
     if configured := os.environ.get("QUICKDRAW_CACHE"):
         return Path(configured)
     from platformdirs import user_cache_path
@@ -66,7 +70,7 @@ def cache_folder() -> Path:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -76,15 +80,15 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def temporary_folder(parent: Path, prefix: str, stale: str) -> Iterator[Path]:
-    """A new folder in `parent`, deleted at the end.
+    """Create a folder in `parent`, and delete it when the block ends.
 
-    It is locked for as long as this process lives. A folder without such a lock was left by a process that was killed,
-    and is deleted first.
+    The folder is locked while the block runs. Folders without a lock, left by killed processes, are deleted
+    first.
 
     Args:
       parent: created if it is missing.
-      prefix: how the folder's name begins.
-      stale: the pattern of the folders' names.
+      prefix: of the folder's name.
+      stale: the glob pattern of the folders to delete if they are not locked.
     """
     parent.mkdir(parents=True, exist_ok=True)
     for folder in parent.glob(stale):
@@ -96,9 +100,9 @@ def temporary_folder(parent: Path, prefix: str, stale: str) -> Iterator[Path]:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             try:
                 stack.enter_context(lock(folder))
-            except (FileNotFoundError, BlockingIOError):  # another process took it for stale before it was locked
+            except (FileNotFoundError, BlockingIOError):  # another process deletes it, as it was not locked yet
                 continue
-            except OSError:  # a file system without locks, where no folder is taken for stale
+            except OSError:  # the file system has no locks, so no process deletes stale folders
                 pass
             break
         yield folder
@@ -106,13 +110,13 @@ def temporary_folder(parent: Path, prefix: str, stale: str) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_beside(target: Path) -> Iterator[Path]:
-    """A path with the name of `target`, in a temporary folder beside it."""
+    """Yield a path with the name of `target`, in a temporary folder beside it."""
     with temporary_folder(target.parent, TEMPORARY_PREFIX, f"{TEMPORARY_PREFIX}*") as folder:
         yield folder / target.name
 
 
 def lock(folder: Path, *, shared: bool = False) -> AbstractContextManager[None]:
-    """Hold a folder, alone or with others that share it, until the block or the process ends. Raises as `file_lock`."""
+    """Hold an exclusive or shared lock on a folder until the block or the process ends. Raises as `file_lock` does."""
     return file_lock(folder / ".lock", shared=shared)
 
 
@@ -126,19 +130,18 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _naming_target(target: Path) -> Iterator[None]:
-    """What goes wrong with the disk as an `OSError` that names the file a person asked for, in place of none or of a
-    temporary one."""
+def _errors_name_target(target: Path) -> Iterator[None]:
+    """Raise disk errors as an `OSError` that names the target, instead of no file or a temporary one."""
     try:
         yield
     except Exception as error:
-        # Libraries written in Rust tell of it in words alone: "… No space left on device (os error 28)".
-        in_words = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
-        number = int(in_words[1]) if in_words else getattr(error, "errno", None)
-        named = getattr(error, "filename", None)
-        parts = Path(os.fsdecode(named)).parts if isinstance(named, str | bytes | Path) else ()
-        inside = [place for place, part in enumerate(parts) if part.startswith(TEMPORARY_PREFIX)]
-        if number is None or (parts and not inside):
+        # Libraries in Rust give the number only in the message: "… No space left on device (os error 28)".
+        match = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        number = int(match[1]) if match else getattr(error, "errno", None)
+        filename = getattr(error, "filename", None)
+        parts = Path(os.fsdecode(filename)).parts if isinstance(filename, str | bytes | Path) else ()
+        temporary = [index for index, part in enumerate(parts) if part.startswith(TEMPORARY_PREFIX)]
+        if number is None or (parts and not temporary):
             raise
-        path = target.joinpath(*parts[inside[0] + 2 :]) if inside else target
+        path = target.joinpath(*parts[temporary[0] + 2 :]) if temporary else target
         raise OSError(number, os.strerror(number), str(path)) from error

@@ -1,4 +1,4 @@
-"""Advisory file locks (flock), which the system releases when the process ends, however it ends."""
+"""Advisory file locks (flock). The system releases them when the process ends, even if it is killed."""
 
 import errno
 import fcntl

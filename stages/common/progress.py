@@ -1,4 +1,4 @@
-"""How far a long step is: a bar in a terminal, and a plain line now and then where there is none."""
+"""Progress of long tasks: a bar in a terminal, regular plain lines elsewhere."""
 
 import sys
 import time
@@ -6,60 +6,69 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-LINE_EVERY_SECONDS = 10.0  # seconds between two plain lines
+LINE_EVERY_SECONDS = 10.0  # between two plain lines
 
 
 class Add(Protocol):
-    """Takes note of an amount that is done, and of how it goes in a few words (the loss, say)."""
+    """Adds to the amount that is done. `status` is a short text to show, such as the loss."""
 
-    def __call__(self, amount: int, how: str = "") -> object: ...
+    def __call__(self, amount: int, status: str = "") -> object: ...
 
 
 @contextmanager
-def progress(doing: str, total: int, unit: str, done: int = 0) -> Iterator[Add]:
-    """Report on standard error how much of `total` is done; call what is yielded with each amount that is added.
+def progress(task: str, total: int, unit: str, done: int = 0) -> Iterator[Add]:
+    """Report the progress of a task on standard error.
 
-    A step that ends before a plain line is due prints none.
+    A task that takes less than `LINE_EVERY_SECONDS` prints no plain line.
+
+    Args:
+      task: the name of the task.
+      total: the whole amount.
+      unit: the unit of the amounts, in the plural.
+      done: the amount that is done at the start.
+
+    Yields:
+      A function to call with each further amount that is done.
     """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(desc=doing, total=total, initial=done, unit=f" {unit}", unit_scale=True, dynamic_ncols=True) as bar:
+        with tqdm(desc=task, total=total, initial=done, unit=f" {unit}", unit_scale=True, dynamic_ncols=True) as bar:
 
-            def update(amount: int, how: str = "") -> None:
-                if how:
-                    bar.set_postfix_str(how, refresh=False)
+            def update(amount: int, status: str = "") -> None:
+                if status:
+                    bar.set_postfix_str(status, refresh=False)
                 bar.update(amount)
 
             yield update
         return
 
     started = printed = time.monotonic()
-    start, last = done, ""
+    start, last_status = done, ""
 
-    def line(now: float) -> None:
+    def print_line(now: float) -> None:
         nonlocal printed
         printed = now
         share = f" ({done / total:.0%})" if total else ""
         speed = max(done - start, 1e-9) / max(now - started, 1e-9)
-        left = _clock((total - done) / speed) if done > start else "?"
-        how = f", {last}" if last else ""
-        words = f"{doing}: {done:,} of {total:,} {unit}{share}{how}, {speed:,.{0 if speed >= 10 else 1}f} a second"
-        print(f"{words}, {left} left" if done < total else words, file=sys.stderr, flush=True)
+        remaining = _clock((total - done) / speed) if done > start else "?"
+        status = f", {last_status}" if last_status else ""
+        line = f"{task}: {done:,} of {total:,} {unit}{share}{status}, {speed:,.{0 if speed >= 10 else 1}f} a second"
+        print(f"{line}, {remaining} left" if done < total else line, file=sys.stderr, flush=True)
 
-    def add(amount: int, how: str = "") -> None:
-        nonlocal done, last
-        done, last = done + amount, how or last
+    def add(amount: int, status: str = "") -> None:
+        nonlocal done, last_status
+        done, last_status = done + amount, status or last_status
         if (now := time.monotonic()) - printed >= LINE_EVERY_SECONDS:
-            line(now)
+            print_line(now)
 
     yield add
     if started < printed < (now := time.monotonic()):
-        line(now)
+        print_line(now)
 
 
 def _clock(seconds: float) -> str:
-    """`1:02:03`, or `2:03` below an hour."""
+    """Format a duration as `1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""Tables (Parquet) and arrays (.npy) between the stages, which may come from anybody: plain values and no more."""
+"""Readers of untrusted tables (Parquet) and arrays (.npy), which accept only plain values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 
 def read(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Some columns of a file, each with the type that pandas gives it; a category is one of texts.
+    """Read columns of a Parquet file.
 
-    A row of drawings takes more than a byte, however well it is packed: a file that claims more rows than it has bytes
-    would have memory taken for what is not there, and is refused before any of it is.
+    A row takes more than one byte, even compressed. A file that claims more rows than it has bytes is rejected before
+    memory is allocated for them.
+
+    Args:
+      path: the file.
+      columns: the pandas type of each column to read, by name. The values of a "category" must be texts.
 
     Raises:
-      ValueError: it is no Parquet file, has no such columns, or lacks values, in words that can follow its name.
-      OSError: it cannot be opened.
+      ValueError: it is not a Parquet file, or lacks a column or a value. The message can follow the file's name.
+      OSError: the file cannot be opened.
     """
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
@@ -36,41 +40,43 @@ def read(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
                 raise ValueError(f"it claims {rows:,} rows in {size:,} bytes")
             if missing := [name for name in columns if name not in file.schema_arrow.names]:
                 raise ValueError(f"it has no column {missing[0]!r}")
-            # What pandas wrote of its own into the file says nothing more, and could name anything.
+            # The metadata of pandas is not needed, and is untrusted.
             table: pd.DataFrame = file.read(columns=list(columns)).to_pandas(ignore_metadata=True)
     except (ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not the content's
+            raise  # an error of the disk, not of the content
         raise ValueError(one_line(error, 200)) from None
-    for name, kind in columns.items():
+    for name, dtype in columns.items():
         column = table[name]
-        fits = str(column.dtype) == kind and not column.isna().any()
-        if fits and kind == "category":
-            fits = all(isinstance(text, str) for text in column.cat.categories)
-        if not fits:
-            raise ValueError(f"its column {name!r} is {column.dtype} of other values than {kind}")
+        valid = str(column.dtype) == dtype and not column.isna().any()
+        if valid and dtype == "category":
+            valid = all(isinstance(text, str) for text in column.cat.categories)
+        if not valid:
+            raise ValueError(f"its column {name!r} is {column.dtype}; expected: {dtype} without missing values")
     return table
 
 
 def open_memmap(path: Path) -> npt.NDArray[np.uint8]:
-    """An array of bytes, left on the disk until it is looked at.
+    """Open a uint8 array without reading it into memory.
 
     Raises:
-      ValueError: it is none, or not as long as its header says, in words that can follow its name.
-      OSError: it cannot be opened.
+      ValueError: it is not a uint8 array, or its length does not match its header. The message can follow the file's
+        name.
+      OSError: the file cannot be opened.
     """
     with path.open("rb") as file:
         try:
             if (version := np.lib.format.read_magic(file)) != (1, 0):
-                raise ValueError(f"it is a .npy file of version {version}")
-            shape, columns_first, dtype = np.lib.format.read_array_header_1_0(file)
-        except Exception as error:  # NumPy reads a header as Python's text, which fails in many ways
+                raise ValueError(f"it is a .npy file of version {version}; expected: (1, 0)")
+            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        except Exception as error:  # NumPy parses the header as a Python literal, which can fail in many ways
             raise ValueError(one_line(error, 200)) from None
         offset, size = file.tell(), path.stat().st_size
-    if dtype != np.uint8 or columns_first:
-        raise ValueError(f"it holds {one_line(dtype)} of shape {one_line(shape)}, and not uint8, row after row")
+    if dtype != np.uint8 or fortran_order:
+        order = " in Fortran order" if fortran_order else ""
+        raise ValueError(f"it holds {one_line(dtype)}{order} of shape {one_line(shape)}; expected: uint8 in C order")
     if min(shape, default=1) < 0 or offset + math.prod(shape) != size:
-        raise ValueError(f"it is cut short, or lies: {size:,} bytes, and the shape {one_line(shape)}")
+        raise ValueError(f"its {size:,} bytes do not match its shape {one_line(shape)}")
     if not math.prod(shape):
         return np.empty(shape, np.uint8)
     return np.memmap(path, np.uint8, "r", offset, shape)

@@ -1,4 +1,4 @@
-"""URLs as a person may see them: without user names, passwords and signed queries."""
+"""Removal of secrets from URLs before they are shown: user names, passwords and signed queries."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 
 def without_secrets(url: str) -> str:
-    """A URL without its user name, password, query and fragment. A query may sign the URL."""
+    """Remove the user name, password, query and fragment from a URL. A query may be a signature."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
 def hide_secrets(text: str) -> str:
-    """A text without the user names, passwords and queries of the URLs in it."""
+    """Remove user names, passwords and queries from the URLs in a text."""
     return re.sub(r"\?[^\s'\"]*=[^\s'\"]*", "", re.sub(r"(?<=://)[^\s/'\"]*@", "", text))

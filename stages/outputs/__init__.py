@@ -1,1 +1,1 @@
-"""What the stages hand on to each other: the paths, and how each is written and read."""
+"""The files that stages pass to each other: their paths, and how to write and read them."""

@@ -1,4 +1,4 @@
-"""The drawings of a run that filter writes: data/filter/images.npy and data/filter/drawings.parquet."""
+"""The drawings that filter writes: data/filter/images.npy and data/filter/drawings.parquet."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Drawings:
     Attributes:
       images: (N, 28, 28, 1) uint8, 0 is paper and 255 is ink.
       labels: (N,) int16.
-      names: (N,) the classes' names.
-      heldout: (N,) bool, which of them training must not see.
+      names: (N,) class names.
+      heldout: (N,) bool, True for drawings that are held out from training.
     """
 
     images: npt.NDArray[np.uint8]
@@ -35,32 +35,33 @@ class Drawings:
     names: npt.NDArray[np.object_]
     heldout: npt.NDArray[np.bool_]
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Drawings:
-        """Some of the drawings, in the same order."""
-        return Drawings(self.images[chosen], self.labels[chosen], self.names[chosen], self.heldout[chosen])
+    def where(self, mask: npt.NDArray[np.bool_]) -> Drawings:
+        """Return the drawings for which `mask`, (N,), is True, in the same order."""
+        return Drawings(self.images[mask], self.labels[mask], self.names[mask], self.heldout[mask])
 
     def classes(self, names: Sequence[str]) -> tuple[Class, ...]:
-        """The classes of these names, with the labels they have here."""
-        found = dict(zip(self.names, self.labels, strict=True))
-        if missing := [name for name in names if name not in found]:
-            raise StageError(f"{FOLDER / TABLE} holds no {missing[0]!r}: run the stage filter again")
-        return tuple(Class(int(found[name]), name) for name in names)
+        """Return the classes with these names. Raises `StageError` if a class has no drawing."""
+        labels = dict(zip(self.names, self.labels, strict=True))
+        if missing := [name for name in names if name not in labels]:
+            path = FOLDER / TABLE
+            raise StageError(f"{path} cannot be used (it has no drawing of {missing[0]!r}): run the stage filter again")
+        return tuple(Class(int(labels[name]), name) for name in names)
 
 
 def load(folder: Path = FOLDER) -> Drawings:
-    """The drawings in a folder. Raises `StageError` for files that are not there or do not belong together."""
+    """Read the drawings from a folder. Raises `StageError` if a file is missing or cannot be used."""
     for path in (folder / TABLE, folder / IMAGES):
         if not path.exists():
-            raise StageError(f"{path} is not there: run the stage filter first")
+            raise StageError(f"{path} is missing: run the stage filter first")
     try:
         table = tables.read(folder / TABLE, {"label": "int16", "name": "category", "heldout": "bool"})
         images = tables.open_memmap(folder / IMAGES)
         columns = [table[name].to_numpy() for name in table]
     except ValueError as error:
-        raise StageError(f"{folder} cannot be read ({error}): run the stage filter again") from None
+        raise StageError(f"{folder} cannot be used ({error}): run the stage filter again") from None
     if images.shape != (len(table), *IMAGE_SHAPE):
         raise StageError(
-            f"{folder / IMAGES} holds uint8 of shape {images.shape}, not uint8 of {(len(table), *IMAGE_SHAPE)}: "
-            "run the stage filter again"
+            f"{folder / IMAGES} cannot be used (it has the shape {images.shape}; "
+            f"expected: {(len(table), *IMAGE_SHAPE)}): run the stage filter again"
         )
     return Drawings(images, *columns)

@@ -1,4 +1,4 @@
-"""The paths of what evaluate writes and the report reads."""
+"""The paths of the files that evaluate writes and report reads."""
 
 from __future__ import annotations
 

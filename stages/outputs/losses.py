@@ -11,13 +11,13 @@ FILE = "loss.csv"
 
 
 class Loss(NamedTuple):
-    """One row: bits per dimension after `step` steps.
+    """A row: the loss after `step` training steps.
 
     Attributes:
-      step: of training.
-      drawings: seen by then.
-      split: "train", the mean over the steps since the last such row, or "heldout".
-      bits_per_dim: of that split.
+      step: the number of training steps.
+      drawings: the number of drawings in these steps; a drawing counts once per epoch.
+      split: "train", the mean over the steps since the previous such row, or "heldout".
+      bits_per_dim: bits per dimension of that split.
     """
 
     step: int
@@ -27,7 +27,7 @@ class Loss(NamedTuple):
 
 
 def write(path: Path, losses: Sequence[Loss]) -> None:
-    """Write the losses as comma-separated values."""
+    """Write the losses as a CSV file."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Loss._fields)

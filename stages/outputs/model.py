@@ -1,7 +1,7 @@
-"""A trained model on the disk: what train leaves, and sample and evaluate read.
+"""The trained model, and its files in data/train/, which train writes and sample and evaluate read.
 
-data/train/weights.safetensors   the weights to sample from and to evaluate, float32
-data/train/config.json           the architecture, the classes and how they condition it; with it the weights suffice
+weights.safetensors   the weights to sample with and to evaluate, float32
+config.json           the architecture, the classes and the conditioning; the two files rebuild the model
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ FOLDER = Path("data/train")
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 
-# The length of a class's one-hot vector. The class is worth some 10 bits of a drawing's 1,300, and a step of Adam is as
-# long for the weights that see it as for any other: a longer vector has it learned sooner. With 1, 3 and 10, trained
-# alike for minutes, the label likeliest for a held-out drawing was its own for 42%, 51% and 56%.
+# Length of a class's one-hot vector. The class is worth about 10 of a drawing's 1,300 bits, and Adam's steps for the
+# weights of the class are as long as for all others, so the network learns the class sooner from a longer vector. With
+# lengths 1, 3 and 10 and equal training of minutes, the label accuracy was 42%, 51% and 56%.
 ONE_HOT_SCALE = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A network, the classes it knows and how it is told of them.
+    """A network, its classes and its class input.
 
     Attributes:
       config: the architecture.
       classes: in the order of the setting `classes`.
       conditioning: "one_hot", a vector over the classes, or "label", the raw label number.
-      weights: of the network by name, as `stages.pixelcnn.network.shapes` lists them.
+      weights: the network's weights by name, as listed by `stages.pixelcnn.network.shapes`.
     """
 
     config: Config
@@ -49,20 +49,29 @@ class Model:
     weights: Mapping[str, npt.NDArray[np.float32]]
 
     def condition(self, labels: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """What the network is told of drawings with these labels; a leading axis for the drawings."""
+        """Return the network's conditional input for drawings with these labels, (N,): (N,) or (N, classes)."""
         return encode_labels(labels, self.classes, self.conditioning)
 
 
 def encode_labels(labels: npt.ArrayLike, classes: Sequence[Class], conditioning: str) -> npt.NDArray[np.float32]:
-    """Labels as the network's conditional input: (n,) numbers as they are, or (n, classes) one-hot, of `ONE_HOT`."""
-    numbers = np.asarray(labels)
+    """Encode labels as the network's conditional input.
+
+    Args:
+      labels: (N,).
+      classes: the classes of the model.
+      conditioning: "one_hot" or "label".
+
+    Returns:
+      For "label", (N,) raw label numbers; for "one_hot", (N, classes) with `ONE_HOT_SCALE` at the class.
+    """
+    condition = np.asarray(labels)
     if conditioning == "one_hot":
-        numbers = ONE_HOT_SCALE * (numbers[:, np.newaxis] == np.array([known.label for known in classes]))
-    return np.asarray(numbers, np.float32)
+        condition = ONE_HOT_SCALE * (condition[:, np.newaxis] == np.array([entry.label for entry in classes]))
+    return np.asarray(condition, np.float32)
 
 
 def conditional_shape(classes: Sequence[Class], conditioning: str) -> tuple[int, ...]:
-    """The shape of one drawing's condition."""
+    """Return the shape of one drawing's conditional input."""
     return () if conditioning == "label" else (len(classes),)
 
 
@@ -71,35 +80,35 @@ def save(model: Model, folder: Path) -> None:
     from stages.pixelcnn import weights
 
     weights.save(folder / WEIGHTS, model.weights)
-    described = {
-        "classes": [dataclasses.asdict(known) for known in model.classes],
+    config = {
+        "classes": [dataclasses.asdict(entry) for entry in model.classes],
         "conditioning": model.conditioning,
         "network": dataclasses.asdict(model.config),
     }
-    (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path = FOLDER) -> Model:
-    """The model in a folder. Raises `StageError` for one that is not there, or whose weights do not fit."""
+    """Read the model from a folder. Raises `StageError` if a file is missing or cannot be used."""
     path = folder / CONFIG
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise StageError(f"{path} is not there: run the stage train first") from None
+        raise StageError(f"{path} is missing: run the stage train first") from None
 
-    with device.capture_stderr():  # TensorFlow comes with it, once there is something to read
+    with device.capture_stderr():  # this imports TensorFlow, so it comes after the check for a missing file
         from stages.pixelcnn import weights
 
     try:
-        described: dict[str, Any] = json.loads(text)
-        config = weights.config_from(described["network"])
-        classes = tuple(Class(int(known["label"]), str(known["name"])) for known in described["classes"])
-        conditioning = str(described["conditioning"])
+        values: dict[str, Any] = json.loads(text)
+        config = weights.config_from(values["network"])
+        classes = tuple(Class(int(entry["label"]), str(entry["name"])) for entry in values["classes"])
+        conditioning = str(values["conditioning"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StageError(f"{path} does not describe a model ({error}): run the stage train again") from None
+        raise StageError(f"{path} cannot be used ({error}): run the stage train again") from None
     try:
         return Model(config, classes, conditioning, weights.load(folder / WEIGHTS, config))
     except FileNotFoundError:
-        raise StageError(f"{folder / WEIGHTS} is not there: run the stage train first") from None
+        raise StageError(f"{folder / WEIGHTS} is missing: run the stage train first") from None
     except ValueError as error:
-        raise StageError(f"{error}: run the stage train again") from None
+        raise StageError(f"{folder / WEIGHTS} cannot be used ({error}): run the stage train again") from None

@@ -16,18 +16,21 @@ IMAGES = "samples.npy"
 
 
 def read(num_classes: int, per_class: int) -> npt.NDArray[np.uint8]:
-    """All generated drawings, left on disk until they are used.
+    """Open all generated drawings without reading them into memory.
 
     Args:
-      num_classes: how many classes there must be.
-      per_class: how many drawings of each there must be at least.
+      num_classes: the number of classes that the file must have.
+      per_class: the minimum number of drawings of each class.
+
+    Returns:
+      (classes, samples, 28, 28, 1) uint8.
 
     Raises:
-      StageError: the file is missing or unreadable, or holds other numbers of drawings.
+      StageError: the file is missing or cannot be used.
     """
     path = FOLDER / IMAGES
     if not path.exists():
-        raise StageError(f"{path} is not there: run the stage sample first")
+        raise StageError(f"{path} is missing: run the stage sample first")
     try:
         samples = tables.open_memmap(path)
     except ValueError as error:
@@ -35,7 +38,7 @@ def read(num_classes: int, per_class: int) -> npt.NDArray[np.uint8]:
     expected = (num_classes, per_class, *IMAGE_SHAPE)
     if samples.ndim != 5 or samples[:, :per_class].shape != expected:
         raise StageError(
-            f"{path} cannot be used (its shape is {samples.shape}; expected: {expected} or more of each class): "
+            f"{path} cannot be used (it has the shape {samples.shape}; expected: {expected}, or more drawings): "
             "run the stage sample again"
         )
     return samples

@@ -122,11 +122,11 @@ PROBLEMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "an invalid setting": (
         with_settings(num_resnet=0),
         "settings",
-        r"num_resnet is 0; \w+: a whole .* `git restore params",
+        r"num_resnet is 0; expected: a whole .* `git restore params",
     ),
     "two invalid settings": (with_settings(num_resnet=0, epochs=-1), "settings", r"epochs is -1.*git restore"),
     "not YAML": (replace_file("params.yaml", "mirror: [\n"), "settings", r"params.yaml, line \d: not YAML"),
-    "no params.yaml": (delete("params.yaml"), "settings", "params.yaml is not here"),
+    "no params.yaml": (delete("params.yaml"), "settings", "params.yaml is missing"),
     "no repository": (delete(".git"), "Git", "is not a Git repository with a commit .* git init"),
     "no .dvc": (delete(".dvc"), "DVC", r"has no folder .dvc; run `git restore .dvc`"),
     "an invalid graph": (

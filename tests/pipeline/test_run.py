@@ -227,7 +227,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-WHOLE = "permitted: a whole number from 1 to 20"
+WHOLE = "expected: a whole number from 1 to 20"
 
 
 @pytest.mark.parametrize(
@@ -239,19 +239,19 @@ WHOLE = "permitted: a whole number from 1 to 20"
         (["-S", "num_resnt=3"], "-S num_resnt=3: num_resnt is not a setting. Did you mean 'num_resnet'?"),
         (
             ["-S", "classes=[bee, bycicle]", "--mirror", "doodles"],
-            "the settings of this run: classes: 'bycicle' is no class of Quick, Draw!. Did you mean 'bicycle'?",
+            "the settings of this run: classes: 'bycicle' is not a class of Quick, Draw!. Did you mean 'bicycle'?",
         ),
         (
             ["-S", "classes=[]"],
-            "the settings of this run: classes is empty; permitted: a list of class names, one or more",
+            "the settings of this run: classes is empty; expected: a list of one or more class names",
         ),
         (
             ["-S", "classes=[bee, bee]"],
-            "the settings of this run: classes: 'bee' is there twice; name each class once",
+            "the settings of this run: classes: 'bee' is listed twice; list each class once",
         ),
         (
             ["--profile", "quick", "--mirror", ""],
-            "the settings of this run: mirror is ''; permitted: a URL, a folder, or doodles",
+            "the settings of this run: mirror is ''; expected: a URL, a folder, or doodles",
         ),
     ],
 )  # fmt: skip

@@ -15,14 +15,14 @@ from tests.stages.drawings import COUNTS, first_by_sorting, make_mirror, noise
 
 @pytest.fixture
 def settings(full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """Settings for a small mirror, in a folder that is the current one."""
+    """Settings for a small mirror; the current folder is a temporary one with that mirror."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     make_mirror(tmp_path / "mirror")
     return full_run.model_copy(update={"mirror": "mirror", "num_drawings": 200})
 
 
-def test_the_index_has_a_row_a_drawing_in_order(settings: Params) -> None:
+def test_the_index_has_one_row_per_drawing_in_order(settings: Params) -> None:
     extract.main(settings)
     index = pd.read_parquet("data/extract/index.parquet")
     keys = first_by_sorting(COUNTS, 200)
@@ -46,14 +46,14 @@ def test_the_same_settings_give_the_same_bytes(settings: Params) -> None:
     assert Path("data/extract/index.parquet").read_bytes() == first
 
 
-def test_prefetch_brings_the_pixels_of_all(settings: Params) -> None:
+def test_prefetch_writes_the_pixels_of_all_drawings(settings: Params) -> None:
     extract.main(settings.model_copy(update={"prefetch": True}))
     images = np.load("data/extract/images.npy", allow_pickle=False)
     expected = [noise(name, COUNTS[name])[row] for name, row in first_by_sorting(COUNTS, 200)]
     assert np.array_equal(images.reshape(200, 784), expected)
 
 
-def test_a_relative_folder_starts_at_the_repository(
+def test_a_relative_mirror_starts_at_the_root_of_the_repository(
     settings: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "copy").mkdir()
@@ -63,57 +63,57 @@ def test_a_relative_folder_starts_at_the_repository(
     assert len(pd.read_parquet("data/extract/index.parquet")) == 200
 
 
-def cut_short() -> None:
+def truncate() -> None:
     file = Path("mirror/bee.npy")
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def pickled() -> None:
+def write_pickle() -> None:
     np.save("mirror/bee.npy", np.array([{"code": "run"}]), allow_pickle=True)
 
 
-def wrong_shape() -> None:
+def write_wrong_shape() -> None:
     np.save("mirror/bee.npy", np.zeros((3, 28, 28), np.uint8))
 
 
-def wrong_type() -> None:
+def write_wrong_type() -> None:
     np.save("mirror/bee.npy", np.zeros((3, 784), np.float32))
 
 
-def no_folder() -> None:
+def remove_mirror() -> None:
     Path("mirror").rename("elsewhere")
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     pass
 
 
 @pytest.mark.parametrize(
-    ("breaks", "changes", "code", "says"),
+    ("damage", "changes", "code", "message"),
     [
-        (nothing, {"num_drawings": 461}, 2, "num_drawings is 461, and the mirror holds 460 drawings; permitted: 1 to"),
-        (nothing, {"mirror": "~nosuchuser/x"}, 2, "mirror: ~nosuchuser/x starts at the home of a user who is"),
-        (nothing, {"source": "tfds", "data_dir": "~nosuchuser"}, 2, "data_dir: ~nosuchuser starts at the home of"),
-        (no_folder, {}, 1, "mirror: there is no folder mirror"),
-        (cut_short, {}, 1, "mirror: mirror/bee.npy is cut short: 94,108 bytes, where its header says 120 drawings"),
-        (pickled, {}, 1, "mirror: mirror/bee.npy holds pickled objects"),
-        (wrong_shape, {}, 1, "mirror: mirror/bee.npy has the shape (3, 28, 28); drawings are (N, 784)"),
-        (wrong_type, {}, 1, "mirror: mirror/bee.npy holds values of type <f4; drawings are uint8"),
+        (do_nothing, {"num_drawings": 461}, 2, "num_drawings is 461, and the mirror has 460 drawings; expected: 1 to"),
+        (do_nothing, {"mirror": "~nosuchuser/x"}, 2, "mirror: ~nosuchuser/x starts at the home of a user who is"),
+        (do_nothing, {"source": "tfds", "data_dir": "~nosuchuser"}, 2, "data_dir: ~nosuchuser starts at the home of"),
+        (remove_mirror, {}, 1, "mirror: there is no folder mirror"),
+        (truncate, {}, 1, "mirror: mirror/bee.npy is cut short: 94,108 bytes, where its header says 120 drawings"),
+        (write_pickle, {}, 1, "mirror: mirror/bee.npy holds pickled objects"),
+        (write_wrong_shape, {}, 1, "mirror: mirror/bee.npy has the shape (3, 28, 28); drawings are (N, 784)"),
+        (write_wrong_type, {}, 1, "mirror: mirror/bee.npy holds values of type <f4; drawings are uint8"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_one_line(
+def test_an_input_that_cannot_be_used_is_a_one_line_error(
     settings: Params,
-    breaks: Callable[[], None],
+    damage: Callable[[], None],
     changes: dict[str, object],
     code: int,
-    says: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write(Path(), settings.model_copy(update=changes).model_dump(mode="json"))
-    breaks()
+    damage()
     assert command.run(extract.main, extract.__doc__, []) == code
     printed = capsys.readouterr().err
-    assert printed.startswith(f"error: {says}")
+    assert printed.startswith(f"error: {message}")
     assert printed.count("\n") == 1
     assert not list(Path().glob("data/*"))
 

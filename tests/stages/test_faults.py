@@ -1,4 +1,4 @@
-"""What can go wrong around a stage: it ends in one clear line, or heals, and nothing that was whole is damaged."""
+"""Faults around a stage: it prints a one-line error or recovers, and it never damages existing files."""
 
 import ctypes
 import os
@@ -74,19 +74,19 @@ def settings(full_run: params.Params) -> params.Params:
 
 
 @pytest.fixture(scope="module")
-def whole(settings: params.Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(settings: params.Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages have run."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("finished")
     tiny_run.run(folder, settings)
     write(folder, settings.model_dump(mode="json"))
     return folder
 
 
 @pytest.fixture
-def workspace(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it to spoil, which is the current folder, with a cache of its own."""
+def workspace(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run, with an empty cache. It is the current folder; tests may damage it."""
     folder = tmp_path / "workspace"
-    shutil.copytree(whole, folder)
+    shutil.copytree(finished, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -94,81 +94,86 @@ def workspace(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def hashes() -> dict[str, str]:
-    """Of every file here."""
+    """Return the hash of every file in the current folder."""
     return {str(path): files.sha256(path) for path in Path().rglob("*") if path.is_file()}
 
 
 class Fails(Protocol):
-    """Run a stage that cannot succeed; its line, when all that it should leave alone is as it was."""
+    """Runs a stage that must fail, checks that it prints one line and changes no file, and returns the line."""
 
-    def __call__(self, stage: str, why: str = "") -> str: ...
+    def __call__(self, stage: str, fault: str = "") -> str: ...
 
 
 @pytest.fixture
 def fails(capfd: pytest.CaptureFixture[str]) -> Fails:
-    def run(stage: str, why: str = "") -> str:
+    def run(stage: str, fault: str = "") -> str:
         for path in map(Path, OUTPUTS[stage]):
-            path.write_text(f"the {path} of before")
+            path.write_text(f"the old {path}")
         before = _readable_hashes()
         capfd.readouterr()
         code = command.run(tiny_run.STAGES[stage].main, "", [])
         lines = capfd.readouterr().err.splitlines()
-        said = [line for line in lines if not re.match(r"[EWI]\d{4} ", line)]  # TensorFlow's own log, now and then
-        assert code == 1, why
-        assert len(said) == 1 and said[0].startswith("error: "), (why, said)
-        assert _readable_hashes() == before, why
-        return said[0]
+        lines = [line for line in lines if not re.match(r"[EWI]\d{4} ", line)]  # TensorFlow sometimes prints log lines
+        assert code == 1, fault
+        assert len(lines) == 1 and lines[0].startswith("error: "), (fault, lines)
+        assert _readable_hashes() == before, fault
+        return lines[0]
 
     return run
 
 
 def _readable_hashes() -> dict[str, str]:
-    found = {}
+    readable = {}
     for path in Path().rglob("*"):
         with suppress(PermissionError, IsADirectoryError):
-            found[str(path)] = files.sha256(path)
-    return found
+            readable[str(path)] = files.sha256(path)
+    return readable
 
 
 # --- Disks ---
 
 
 @pytest.mark.parametrize(
-    ("stage", "room"),
-    [(stage, room) for stage in tiny_run.STAGES for room in (0, 0.5) if (stage, room) != ("evaluate", 0)],
+    ("stage", "free"),
+    [(stage, free) for stage in tiny_run.STAGES for free in (0, 0.5) if (stage, free) != ("evaluate", 0)],
 )
 def test_a_full_disk(
-    stage: str, room: float, whole: Path, workspace: Path, fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    free: float,
+    finished: Path,
+    workspace: Path,
+    fails: Fails,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No room at all, or for half of what the stage writes."""
-    need = sum((whole / path).stat().st_size for path in OUTPUTS[stage])
+    """The disk has no space, or space for half of the stage's outputs."""
+    size = sum((finished / path).stat().st_size for path in OUTPUTS[stage])
     disk = tmp_path / "disk"
     with tmpfs(disk, 8 << 20):
         shutil.copytree(workspace, disk / "workspace")
         monkeypatch.chdir(disk / "workspace")
         for path in OUTPUTS[stage]:
-            Path(path).write_text("before" * 100)  # room for what `fails` writes
-        fill(disk, int(need * room))
+            Path(path).write_text("old" * 200)  # reserves space for what `fails` writes
+        fill(disk, int(size * free))
         try:
-            said = fails(stage)
+            message = fails(stage)
         finally:
             monkeypatch.chdir(tmp_path)
-    where = re.fullmatch(r"error: (\S+): No space left on device", said)
-    assert where, said
-    places = {path for out in OUTPUTS[stage] for path in (out, str(Path(out).parent))}
-    assert where[1] in places or where[1].startswith("reports/classes/"), said
+    match = re.fullmatch(r"error: (\S+): No space left on device", message)
+    assert match, message
+    expected = {path for out in OUTPUTS[stage] for path in (out, str(Path(out).parent))}
+    assert match[1] in expected or match[1].startswith("reports/classes/"), message
 
 
 @pytest.mark.parametrize("stage", ["train", "sample"])
 def test_a_full_disk_for_checkpoints(
     stage: str,
-    whole: Path,
     workspace: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The stage goes on without, says so once, and ends with the same bytes."""
+    """The stage continues without checkpoints, warns once, and writes the same bytes."""
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", 1e9)
     disk = tmp_path / "cache"
@@ -176,14 +181,15 @@ def test_a_full_disk_for_checkpoints(
     with tmpfs(disk, 1 << 20):
         fill(disk, 0)
         assert command.run(tiny_run.STAGES[stage].main, "", []) == 0
-    said = capfd.readouterr().err
-    assert said.count("checkpoint: ") == 1 and "cannot be written (No space left on device): the stage goes on" in said
+    message = capfd.readouterr().err
+    assert message.count("checkpoint: ") == 1
+    assert "cannot be written (No space left on device): the stage continues" in message
     assert hashes() == before
 
 
 @contextmanager
-def as_anybody() -> Iterator[None]:
-    """Heed the modes of files, which root may ignore: give up the capabilities to, for a while (Linux)."""
+def file_modes_enforced() -> Iterator[None]:
+    """Enforce the modes of files for root too: drop the capabilities to bypass them while the block runs (Linux)."""
     if os.geteuid():
         yield
         return
@@ -217,48 +223,48 @@ def mode(path: Path, bits: int) -> Iterator[None]:
 @pytest.mark.parametrize("stage", tiny_run.STAGES)
 def test_a_folder_that_cannot_be_written_to(stage: str, workspace: Path, fails: Fails) -> None:
     top = Path(OUTPUTS[stage][0]).parts[0]
-    with mode(Path(top), 0o555), as_anybody():
-        said = fails(stage)
-    assert re.fullmatch(rf"error: {top}/\S+: Permission denied", said), said
+    with mode(Path(top), 0o555), file_modes_enforced():
+        message = fails(stage)
+    assert re.fullmatch(rf"error: {top}/\S+: Permission denied", message), message
 
 
 def test_settings_that_cannot_be_read(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with mode(Path("params.yaml"), 0), as_anybody():
+    with mode(Path("params.yaml"), 0), file_modes_enforced():
         assert command.run(train.main, "", []) != 0
-    said = capfd.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("error: ") and "params.yaml" in said
+    message = capfd.readouterr().err
+    assert message.count("\n") == 1 and message.startswith("error: ") and "params.yaml" in message
 
 
 # --- Inputs ---
 
 
 @pytest.mark.parametrize(("stage", "path"), EVERY_INPUT)
-def test_an_input_that_is_not_what_it_should_be(
+def test_a_missing_damaged_or_unreadable_input(
     stage: str, path: str, workspace: Path, fails: Fails, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not there, cut off, something else, a folder, not to be read: one line that names the file, or its folder."""
+    """The error is one line that names the file or its folder."""
     file = Path(path)
     content = file.read_bytes()
-    whats = ["not there", "empty", "cut off", "something else", "a folder", "not to be read"]
+    faults = ["missing", "empty", "truncated", "other content", "a folder", "unreadable"]
     if file.suffix == ".csv":
-        whats.remove("cut off")  # what is left is a table too; DVC knows that it is another
-    for what in whats:
+        faults.remove("truncated")  # a truncated table is a valid table; DVC detects the change
+    for fault in faults:
         file.unlink(missing_ok=True)
-        match what:
+        match fault:
             case "empty":
                 file.touch()
-            case "cut off":
+            case "truncated":
                 file.write_bytes(content[: 2 * len(content) // 3])
-            case "something else":
+            case "other content":
                 file.write_bytes(b"\x00\xff{[\n" * 50)
             case "a folder":
                 file.mkdir()
-            case "not to be read":
+            case "unreadable":
                 file.write_bytes(content)
                 file.chmod(0)
-        with as_anybody():
-            said = fails(stage, what)
-        assert path in said or str(file.parent) in said, f"{what}: {said}"
+        with file_modes_enforced():
+            message = fails(stage, fault)
+        assert path in message or str(file.parent) in message, f"{fault}: {message}"
         if file.is_dir():
             file.rmdir()
     file.unlink(missing_ok=True)
@@ -267,7 +273,7 @@ def test_an_input_that_is_not_what_it_should_be(
 
 @pytest.mark.parametrize("source", ["a folder", "doodles", "prefetched", "tfds"])
 @pytest.mark.parametrize("row", [10**9, -1])
-def test_an_index_that_names_a_row_that_is_not_there(
+def test_an_index_with_a_row_that_does_not_exist(
     source: str, row: int, settings: params.Params, workspace: Path, fails: Fails, tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {"prefetch": source == "prefetched"}
@@ -279,16 +285,16 @@ def test_an_index_that_names_a_row_that_is_not_there(
         drawings = {name: noise(name, rows) for name, rows in counts.items()}
         prepare(tmp_path, drawings, extract.build_index(counts, 300), [300])
         changes |= {"source": "tfds", "data_dir": str(tmp_path)}
-    chosen = settings.model_copy(update=changes)
-    write(Path(), chosen.model_dump(mode="json"))
+    changed = settings.model_copy(update=changes)
+    write(Path(), changed.model_dump(mode="json"))
     assert command.run(tiny_run.STAGES["extract"].main, "", []) == 0
     path = Path("data/extract/index.parquet")
     index = pd.read_parquet(path)
     column = "position" if source in ("prefetched", "tfds") else "row"
     index.loc[index.index[index["name"] == "bee"][3], column] = row
     index.to_parquet(path, index=False)
-    said = fails("filter")
-    assert str(row) in said.replace(",", "") and "run" in said, said
+    message = fails("filter")
+    assert str(row) in message.replace(",", "") and "run" in message, message
 
 
 # --- Memory ---
@@ -296,7 +302,7 @@ def test_an_index_that_names_a_row_that_is_not_there(
 
 @pytest.fixture(scope="module")
 def exhausted() -> Exception:
-    """TensorFlow's own error for a tensor that fits nowhere. (It waits ten seconds for room.)"""
+    """TensorFlow's error for a tensor that is too large. (TensorFlow waits ten seconds for memory.)"""
     import tensorflow as tf
 
     with pytest.raises(tf.errors.ResourceExhaustedError) as caught:
@@ -305,7 +311,7 @@ def exhausted() -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("stage", "where", "named"),
+    ("stage", "function", "expected"),
     [
         ("train", "stages.pixelcnn.training.Trainer.step", ["batch_size", "num_filters", "num_resnet"]),
         ("sample", "stages.pixelcnn.sampling.sample", ["samples_per_class", "eval_samples_per_class", "guidance"]),
@@ -313,31 +319,31 @@ def exhausted() -> Exception:
         ("evaluate", "stages.pixelcnn.network.forward", ["eval_samples_per_class", "num_drawings", "num_filters"]),
     ],
 )
-def test_where_a_gpu_has_no_room_the_settings_to_lower_are_named(
+def test_out_of_gpu_memory_names_the_settings_to_lower(
     stage: str,
-    where: str,
-    named: list[str],
+    function: str,
+    expected: list[str],
     exhausted: Exception,
     workspace: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Through the stage's command, from where it computes."""
+    """The error is raised where the stage computes, and reported by the stage's command."""
 
-    def too_much(*_: object, **__: object) -> object:
+    def raise_exhausted(*_: object, **__: object) -> object:
         raise exhausted
 
     before = hashes()
-    monkeypatch.setattr(where, too_much)
+    monkeypatch.setattr(function, raise_exhausted)
     monkeypatch.setattr(sys, "argv", [f"stages.{stage}"])
     monkeypatch.delitem(sys.modules, f"stages.{stage}")
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(f"stages.{stage}", run_name="__main__")
     assert ended.value.code == 1
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert re.match(r"error: out of memory \(shape\[1073741824,1048576\] and type float on .*\): lower ", said), said
-    assert all(re.search(rf"\b{setting}\b", said.partition(" lower ")[2]) for setting in named)
-    assert set(named) <= params.Params.model_fields.keys()
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert re.match(r"error: out of memory \(shape\[1073741824,1048576\] and type float on .*\): lower ", line), line
+    assert all(re.search(rf"\b{setting}\b", line.partition(" lower ")[2]) for setting in expected)
+    assert set(expected) <= params.Params.model_fields.keys()
     assert hashes() == before
 
 
@@ -345,67 +351,67 @@ def test_where_a_gpu_has_no_room_the_settings_to_lower_are_named(
 
 
 @pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint after every step, and after every few drawings."""
+def frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save a checkpoint after every training step, and after every few generated drawings."""
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", 1e9)
     monkeypatch.setattr("stages.pixelcnn.sampling.MAX_TILE", 4)
 
 
-def interrupt(stage: ModuleType, chosen: params.Params) -> list[Path]:
-    """End a stage after its third checkpoint, as a kill would; those that are left, in their order."""
+def interrupt(stage: ModuleType, settings: params.Params) -> list[Path]:
+    """End a stage after its third checkpoint, as a kill would, and return the saved checkpoints in order."""
 
-    class Ended(BaseException):
+    class Killed(BaseException):
         pass
 
-    def save(kept: checkpoints.Checkpoints, checkpoint: checkpoints.Checkpoint) -> bool:
-        saved.append(real_save(kept, checkpoint))
+    def save(run: checkpoints.Checkpoints, checkpoint: checkpoints.Checkpoint) -> bool:
+        saved.append(real_save(run, checkpoint))
         if len(saved) == 3:
-            raise Ended
+            raise Killed
         return True
 
     saved: list[bool] = []
     real_save = checkpoints.Checkpoints.save
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Ended):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(checkpoints.Checkpoints, "save", save)
-        stage.main(chosen)
+        stage.main(settings)
     assert saved == [True] * 3
     return sorted((files.cache_folder() / "checkpoints").rglob("*.safetensors"))
 
 
-@pytest.mark.usefixtures("often")
-@pytest.mark.parametrize("damaged", [[-1], [-2], [-1, -2]], ids=["the newest", "the one before", "both"])
+@pytest.mark.usefixtures("frequent_checkpoints")
+@pytest.mark.parametrize("damaged", [[-1], [-2], [-1, -2]], ids=["newest", "previous", "both"])
 @pytest.mark.parametrize("stage", [train, sample], ids=["train", "sample"])
-def test_each_checkpoint_is_damaged(
+def test_a_stage_resumes_from_an_undamaged_checkpoint(
     stage: ModuleType,
     damaged: list[int],
     settings: params.Params,
     workspace: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The stage says so, goes on from what is left, and ends with the same."""
-    before, kept = hashes(), interrupt(stage, settings)
-    assert len(kept) == checkpoints.KEEP_LAST and hashes() == before
-    for place in damaged:
-        content = bytearray(kept[place].read_bytes())
+    """It reports the damaged checkpoint that it tried to read, and writes the same bytes."""
+    before, paths = hashes(), interrupt(stage, settings)
+    assert len(paths) == checkpoints.KEEP_LAST and hashes() == before
+    for index in damaged:
+        content = bytearray(paths[index].read_bytes())
         content[len(content) // 2] ^= 1
-        kept[place].write_bytes(content)
+        paths[index].write_bytes(content)
     capfd.readouterr()
     stage.main(settings)
-    said = capfd.readouterr().err
+    message = capfd.readouterr().err
     name = stage.__name__.rpartition(".")[2]
-    assert said.count(" is damaged (") == (0 if damaged == [-2] else len(damaged))
-    assert (f"{name}: goes on after" in said) == (len(damaged) == 1)
+    assert message.count(" is damaged (") == (0 if damaged == [-2] else len(damaged))
+    assert (f"{name}: resumes after" in message) == (len(damaged) == 1)
     assert hashes() == before
     assert not list((files.cache_folder() / "checkpoints").iterdir())
 
 
-@pytest.mark.usefixtures("often")
+@pytest.mark.usefixtures("frequent_checkpoints")
 @pytest.mark.parametrize("stage", [train, sample], ids=["train", "sample"])
-def test_no_run_goes_on_from_anothers_checkpoints(
+def test_a_run_does_not_resume_from_another_runs_checkpoints(
     stage: ModuleType, settings: params.Params, workspace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever its outcome depends on has changed: settings, data, weights."""
+    """Runs with other settings, data or weights have other checkpoints."""
     interrupt(stage, settings)
     capfd.readouterr()
     changes: dict[str, Any] = {"seed": 7} if stage is train else {"temperature": 0.5}
@@ -417,4 +423,4 @@ def test_no_run_goes_on_from_anothers_checkpoints(
     else:
         train.main(settings.model_copy(update={"seed": 9}))
     stage.main(settings)
-    assert "goes on after" not in capfd.readouterr().err
+    assert "resumes after" not in capfd.readouterr().err

@@ -16,7 +16,7 @@ from tests.stages.drawings import COUNTS, first_by_sorting, make_mirror, noise
 
 @pytest.fixture
 def settings(full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """Settings for a small mirror, in a folder that is the current one; extract has run."""
+    """Settings for a small mirror; extract has run in the current folder, a temporary one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     make_mirror(tmp_path / "mirror")
@@ -29,13 +29,14 @@ def read() -> tuple[pd.DataFrame, npt.NDArray[np.uint8]]:
     return pd.read_parquet("data/filter/drawings.parquet"), np.load("data/filter/images.npy", allow_pickle=False)
 
 
-def test_the_chosen_classes_with_their_pixels_in_the_order_of_the_index(settings: Params) -> None:
+def test_the_drawings_and_pixels_of_the_chosen_classes_are_in_the_order_of_the_index(settings: Params) -> None:
     stage.main(settings)
     drawings, images = read()
-    kept = [(place, *key) for place, key in enumerate(first_by_sorting(COUNTS, 200)) if key[0] in ("bee", "tree")]
-    assert list(drawings[["position", "name", "row"]].itertuples(index=False, name=None)) == kept
+    keys = enumerate(first_by_sorting(COUNTS, 200))
+    expected = [(position, name, row) for position, (name, row) in keys if name in ("bee", "tree")]
+    assert list(drawings[["position", "name", "row"]].itertuples(index=False, name=None)) == expected
     assert set(zip(drawings["name"], drawings["label"], strict=True)) == {("bee", 26), ("tree", 323)}
-    assert np.array_equal(images, [noise(name, COUNTS[name])[row].reshape(28, 28, 1) for _, name, row in kept])
+    assert np.array_equal(images, [noise(name, COUNTS[name])[row].reshape(28, 28, 1) for _, name, row in expected])
     assert drawings.dtypes.astype(str).to_dict() == {
         "position": "int64",
         "label": "int16",
@@ -45,7 +46,7 @@ def test_the_chosen_classes_with_their_pixels_in_the_order_of_the_index(settings
     }
 
 
-def test_prefetched_pixels_are_used_and_are_the_same(settings: Params) -> None:
+def test_prefetched_pixels_are_used_and_are_identical(settings: Params) -> None:
     stage.main(settings)
     before = read()
     extract.main(settings.model_copy(update={"prefetch": True}))
@@ -60,28 +61,28 @@ def drawings(*names: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("share", "number", "held"),
+    ("share", "number", "expected"),
     [
         (0.1, 30, [9, 19, 29]),
         (0.5, 6, [1, 3, 5]),
         (0.25, 9, [3, 7]),
         (0.3, 10, [3, 6, 9]),
-        (0.1, 9, [8]),  # too few for a tenth: the last
+        (0.1, 9, [8]),  # fewer than ten: the last one
         (0.5, 2, [1]),
         (0.01, 2, [1]),
     ],
 )
-def test_every_tenth_of_a_class_is_held_out(share: float, number: int, held: list[int]) -> None:
+def test_every_nth_drawing_of_a_class_is_held_out(share: float, number: int, expected: list[int]) -> None:
     table = drawings(*["bee"] * number)
-    assert np.flatnonzero(stage.choose_heldout(table, share)).tolist() == held
+    assert np.flatnonzero(stage.choose_heldout(table, share)).tolist() == expected
 
 
-def test_classes_are_held_out_each_for_itself() -> None:
+def test_each_class_is_held_out_separately() -> None:
     table = drawings("bee", "tree", "tree", "bee", "tree", "tree", "bee")
     assert np.flatnonzero(stage.choose_heldout(table, 0.5)).tolist() == [2, 3, 5]
 
 
-def test_more_drawings_and_more_classes_leave_the_held_out_where_they_were(settings: Params) -> None:
+def test_more_drawings_and_classes_do_not_change_which_drawings_are_held_out(settings: Params) -> None:
     stage.main(settings)
     few = read()[0]
     more = settings.model_copy(update={"num_drawings": 400, "classes": ("bee", "tree", "zorro")})
@@ -93,39 +94,39 @@ def test_more_drawings_and_more_classes_leave_the_held_out_where_they_were(setti
 
 
 @pytest.mark.parametrize(
-    ("classes", "number", "says"),
+    ("classes", "number", "message"),
     [
-        (("bee", "zoro"), 200, "classes: the mirror holds no 'zoro'. Did you mean 'zorro'?"),
-        (("bee", "airplane"), 200, "classes: the mirror holds no 'airplane'."),
-        (("abacus",), 2, "classes: there is no drawing of 'abacus' among the first 2, and two are needed; raise "
-                         "num_drawings (the mirror holds 30 of 460)"),
+        (("bee", "zoro"), 200, "classes: 'zoro' is not a class of the mirror. Did you mean 'zorro'?"),
+        (("bee", "airplane"), 200, "classes: 'airplane' is not a class of the mirror."),
+        (("abacus",), 2, "classes: 0 of the first 2 drawings are of 'abacus'; expected: at least 2; raise num_drawings "
+                         "(the mirror has 30 of them in 460 drawings)"),
     ],
 )  # fmt: skip
-def test_a_class_that_is_not_there_is_one_line(
-    settings: Params, classes: tuple[str, ...], number: int, says: str, capsys: pytest.CaptureFixture[str]
+def test_a_class_without_enough_drawings_is_a_one_line_error(
+    settings: Params, classes: tuple[str, ...], number: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = settings.model_copy(update={"classes": classes, "num_drawings": number})
     extract.main(settings)
     write(Path(), settings.model_dump(mode="json"))
     assert command.run(stage.main, stage.__doc__, []) == 1
-    assert capsys.readouterr().err == f"error: {says}\n"
+    assert capsys.readouterr().err == f"error: {message}\n"
     assert not Path("data/filter").exists()
 
 
-def test_a_single_drawing_of_a_class_is_too_few(settings: Params) -> None:
+def test_one_drawing_of_a_class_is_not_enough(settings: Params) -> None:
     index = pd.DataFrame({"name": pd.Categorical(["bee", "tree", "tree"])})
-    with pytest.raises(StageError, match="there is one drawing of 'bee' among the first 3"):
+    with pytest.raises(StageError, match="1 of the first 3 drawings is of 'bee'; expected: at least 2"):
         stage.check_classes(("tree", "bee"), index, Folder(Path("mirror")))
 
 
-def test_filter_before_extract_is_one_line(settings: Params, capsys: pytest.CaptureFixture[str]) -> None:
+def test_filter_before_extract_is_a_one_line_error(settings: Params, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/extract/index.parquet").unlink()
     write(Path(), settings.model_dump(mode="json"))
     assert command.run(stage.main, stage.__doc__, []) == 1
-    assert capsys.readouterr().err == "error: data/extract/index.parquet is not there: run the stage extract first\n"
+    assert capsys.readouterr().err == "error: data/extract/index.parquet is missing: run the stage extract first\n"
 
 
-def test_a_pixel_of_a_real_drawing_stays_where_it_was(
+def test_the_pixels_of_real_drawings_are_unchanged(
     settings: Params, real_mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings.model_copy(update={"mirror": str(real_mirror), "num_drawings": 2000, "classes": ("bee", "sun")})
@@ -133,7 +134,7 @@ def test_a_pixel_of_a_real_drawing_stays_where_it_was(
     stage.main(settings)
     table, images = read()
     for name in ("bee", "sun"):
-        there = np.load(real_mirror / f"{name}.npy", allow_pickle=False)
+        mirror_pixels = np.load(real_mirror / f"{name}.npy", allow_pickle=False)
         chosen = (table["name"] == name).to_numpy()
         assert chosen.sum() > 10
-        assert np.array_equal(images[chosen].reshape(-1, 784), there[table["row"].to_numpy()[chosen]])
+        assert np.array_equal(images[chosen].reshape(-1, 784), mirror_pixels[table["row"].to_numpy()[chosen]])

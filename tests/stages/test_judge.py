@@ -1,4 +1,4 @@
-"""The judge: what it learns, from which drawings, and that it comes back from the disk as it was."""
+"""The judge: what it learns, from which drawings, and that it is saved and loaded unchanged."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ CLASSES = (Class(300, "bar"), Class(7, "ring"))
 
 
 def bars_and_rings(number: int, seed: int) -> Drawings:
-    """Half bars, half hollow squares, each at a place of its own."""
+    """Return drawings that are half bars (label 300), half hollow squares (label 7), at random positions."""
     random = np.random.default_rng(seed)
     images = np.zeros((number, 28, 28, 1), np.uint8)
     labels = np.where(np.arange(number) % 2, 7, 300).astype(np.int16)
@@ -38,39 +38,41 @@ def trained() -> classifier.Judge:
     return stage.train(bars_and_rings(200, 0), CLASSES, steps=25, seed=0)
 
 
-def test_it_tells_what_it_has_not_seen(trained: classifier.Judge) -> None:
-    unseen = bars_and_rings(60, 1)
-    opinions = trained.predict(unseen.images)
-    assert opinions.probabilities.shape == (60, 2)
-    assert opinions.probabilities.sum(axis=1) == pytest.approx(1)
-    assert opinions.features.shape == (60, 128)
-    right = opinions.probabilities.argmax(axis=1) == classes.class_indices(unseen.labels, CLASSES)
-    assert right.mean() > 0.9
+def test_it_predicts_the_classes_of_new_drawings(trained: classifier.Judge) -> None:
+    new = bars_and_rings(60, 1)
+    predictions = trained.predict(new.images)
+    assert predictions.probabilities.shape == (60, 2)
+    assert predictions.probabilities.sum(axis=1) == pytest.approx(1)
+    assert predictions.features.shape == (60, 128)
+    correct = predictions.probabilities.argmax(axis=1) == classes.class_indices(new.labels, CLASSES)
+    assert correct.mean() > 0.9
 
 
 def test_the_same_seed_gives_the_same_judge(trained: classifier.Judge) -> None:
     again = stage.train(bars_and_rings(200, 0), CLASSES, steps=25, seed=0)
-    for one, other in zip(trained.network.get_weights(), again.network.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for weights, same_weights in zip(trained.network.get_weights(), again.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, same_weights)
 
 
-def test_one_class_is_judged_too() -> None:
+def test_a_judge_of_one_class() -> None:
     data = bars_and_rings(20, 0)
-    alone = stage.train(data.where(data.labels == 7), CLASSES[1:], steps=1, seed=0)
-    assert alone.predict(data.images[:3]).probabilities.tolist() == [[1], [1], [1]]
+    judge = stage.train(data.where(data.labels == 7), CLASSES[1:], steps=1, seed=0)
+    assert judge.predict(data.images[:3]).probabilities.tolist() == [[1], [1], [1]]
 
 
-def test_it_comes_back_as_it_was(trained: classifier.Judge, tmp_path: Path) -> None:
+def test_it_is_saved_and_loaded_unchanged(trained: classifier.Judge, tmp_path: Path) -> None:
     classifier.save(trained, tmp_path)
-    back = classifier.load(tmp_path)
-    assert back.classes == CLASSES
+    loaded = classifier.load(tmp_path)
+    assert loaded.classes == CLASSES
     images = bars_and_rings(5, 2).images
-    np.testing.assert_array_equal(back.predict(images).features, trained.predict(images).features)
+    np.testing.assert_array_equal(loaded.predict(images).features, trained.predict(images).features)
 
 
 @pytest.mark.parametrize("name", [classifier.WEIGHTS, classifier.CONFIG])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b'{"classes": [{"label": 1, "name": "a"}]}'])
-def test_a_judge_that_is_not_one(trained: classifier.Judge, tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_an_invalid_file_is_rejected(
+    trained: classifier.Judge, tmp_path: Path, name: str, content: bytes | None
+) -> None:
     classifier.save(trained, tmp_path)
     if content is None:
         (tmp_path / name).unlink()
@@ -80,19 +82,18 @@ def test_a_judge_that_is_not_one(trained: classifier.Judge, tmp_path: Path, name
         classifier.load(tmp_path)
 
 
-def test_no_drawing_is_moved_out_of_sight() -> None:
+def test_drawings_are_shifted() -> None:
     drawings = bars_and_rings(4, 3).images
-    moved = stage.shift_images(drawings, np.array([[0, 0], [2, 0], [0, -1], [-2, 2]]))
-    np.testing.assert_array_equal(moved[0], drawings[0])
-    np.testing.assert_array_equal(moved[1], np.roll(drawings[1], 2, 0))
-    np.testing.assert_array_equal(moved[2], np.roll(drawings[2], -1, 1))
-    np.testing.assert_array_equal(moved[3], np.roll(drawings[3], (-2, 2), (0, 1)))
+    shifted = stage.shift_images(drawings, np.array([[0, 0], [2, 0], [0, -1], [-2, 2]]))
+    np.testing.assert_array_equal(shifted[0], drawings[0])
+    np.testing.assert_array_equal(shifted[1], np.roll(drawings[1], 2, 0))
+    np.testing.assert_array_equal(shifted[2], np.roll(drawings[2], -1, 1))
+    np.testing.assert_array_equal(shifted[3], np.roll(drawings[3], (-2, 2), (0, 1)))
 
 
-def test_held_out_drawings_are_not_learnt_from(
+def test_the_judge_is_not_trained_on_held_out_drawings(
     full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stage hands on the drawings that are not held out, and no others."""
     import pandas as pd
 
     data = bars_and_rings(40, 4)
@@ -106,13 +107,13 @@ def test_held_out_drawings_are_not_learnt_from(
     np.save("data/filter/images.npy", data.images)
     table = pd.DataFrame({"label": data.labels, "name": pd.Categorical(data.names), "heldout": heldout})
     table.to_parquet("data/filter/drawings.parquet")
-    given = []
+    trained_on = []
 
-    def train(learnt: Drawings, *others: object) -> classifier.Judge:
-        given.append(learnt)
+    def train(training: Drawings, *_: object) -> classifier.Judge:
+        trained_on.append(training)
         return classifier.Judge(CLASSES)
 
     monkeypatch.setattr(stage, "train", train)
     stage.main(settings)
-    np.testing.assert_array_equal(given[0].images, data.images[~heldout])
+    np.testing.assert_array_equal(trained_on[0].images, data.images[~heldout])
     assert sorted(path.name for path in (tmp_path / "data/judge").iterdir()) == [classifier.CONFIG, classifier.WEIGHTS]

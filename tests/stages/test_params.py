@@ -10,126 +10,128 @@ from stages.params import Params
 from stages.quickdraw.labels import BUCKET
 from tests.settings import FULL, ROOT
 
-NO_ADDRESS = "mirror: what follows {}:// is no address; permitted: a URL, a folder, or doodles"
+INVALID_ADDRESS = "mirror: the part after {}:// is not an address; expected: a URL, a folder, or doodles"
 
 
 def message(changes: dict[str, Any]) -> str:
-    """What is said about the full run's settings with some of them changed."""
+    """Return the error message for the full run's settings with these changes."""
     with pytest.raises(SettingsError) as caught:
         params.check(FULL | changes, "params.yaml")
     return str(caught.value)
 
 
-def test_params_yaml_is_committed_with_the_full_run(full_run: Params) -> None:
+def test_the_committed_params_yaml_has_the_full_run(full_run: Params) -> None:
     assert full_run.num_drawings == 500_000
     assert full_run.mirror == BUCKET
     assert len(full_run.classes) == 20
-    wanted = {"num_resnet": 5, "num_hierarchies": 3, "num_filters": 128, "num_logistic_mix": 5, "dropout_p": 0.5}
-    wanted |= {"learning_rate": 0.001, "epochs": 10, "samples_per_class": 8}
-    assert full_run.model_dump(include=set(wanted)) == wanted
+    expected = {"num_resnet": 5, "num_hierarchies": 3, "num_filters": 128, "num_logistic_mix": 5, "dropout_p": 0.5}
+    expected |= {"learning_rate": 0.001, "epochs": 10, "samples_per_class": 8}
+    assert full_run.model_dump(include=set(expected)) == expected
 
 
-def test_comments_of_params_yaml_are_the_schemas() -> None:
+def test_the_comments_of_params_yaml_are_the_descriptions_of_the_settings() -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    found = {}
+    comments = {}
     for block in text.split("\n\n"):
         if match := re.search(r"^(\w+):", block, re.MULTILINE):
-            comment = [line.removeprefix("# ") for line in block[: match.start()].splitlines()]
-            found[match[1]] = " ".join(comment)
-    wanted = {
-        key: f"{field.description} Permitted: {params.expected(key)}." for key, field in Params.model_fields.items()
+            lines = [line.removeprefix("# ") for line in block[: match.start()].splitlines()]
+            comments[match[1]] = " ".join(lines)
+    expected = {
+        key: f"{field.description} Expected: {params.expected(key)}." for key, field in Params.model_fields.items()
     }
-    assert found == wanted
-    assert list(found) == list(Params.model_fields), "the order is the schema's"
+    assert comments == expected
+    assert list(comments) == list(Params.model_fields), "the order is that of Params"
 
 
-def test_the_list_of_params_yaml_stands_last_and_in_block_style() -> None:
+def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
     # When DVC rewrites the file it puts lists in block style, and drops the comments that follow one.
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     assert re.search(r"\nclasses:\n(- [\w ]+\n){20}$", text)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
-        ({"num_resnet": 0}, "num_resnet is 0; permitted: a whole number from 1 to 20"),
-        ({"num_resnet": 21}, "num_resnet is 21; permitted: a whole number from 1 to 20"),
-        ({"num_resnet": "abc"}, "num_resnet is 'abc'; permitted: a whole number from 1 to 20"),
-        ({"num_resnet": True}, "num_resnet is True; permitted: a whole number from 1 to 20"),
-        ({"num_resnet": 1.5}, "num_resnet is 1.5; permitted: a whole number from 1 to 20"),
-        ({"num_resnet": None}, "num_resnet is None; permitted: a whole number from 1 to 20"),
-        ({"num_drawings": -1}, "num_drawings is -1; permitted: a whole number from 1 to 2147483648"),
-        ({"max_steps": 2**31 + 1}, "max_steps is 2147483649; permitted: a whole number from 0 to 2147483648"),
-        ({"dropout_p": True}, "dropout_p is True; permitted: a number from 0 to 0.95"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan; permitted: a number above 0 to 1"),
-        ({"clip_norm": float("inf")}, "clip_norm is inf; permitted: a number from 0 up"),
-        ({"ema_decay": 1}, "ema_decay is 1; permitted: a number from 0 to below 1"),
-        ({"prefetch": "yes"}, "prefetch is 'yes'; permitted: true or false"),
-        ({"prefetch": 1}, "prefetch is 1; permitted: true or false"),
-        ({"device": "tpu"}, "device is 'tpu'; permitted: auto or gpu or cpu"),
-        ({"mirror": ""}, "mirror is ''; permitted: a URL, a folder, or doodles"),
-        ({"mirror": 5}, "mirror is 5; permitted: a URL, a folder, or doodles"),
-        ({"mirror": "htps://host/x"}, "mirror: htps:// is none of https://, http://, gs://, s3://, file://"),
-        ({"mirror": "https://[x"}, NO_ADDRESS.format("https")),
-        ({"mirror": "https://"}, NO_ADDRESS.format("https")),
-        ({"mirror": "https://me:pass[word@host/x"}, NO_ADDRESS.format("https")),
-        ({"mirror": "https://host:abc/x"}, NO_ADDRESS.format("https")),
-        ({"mirror": "https://host:99999/x"}, NO_ADDRESS.format("https")),
-        ({"mirror": "http://a..b/x"}, NO_ADDRESS.format("http")),
-        ({"mirror": "gs://"}, NO_ADDRESS.format("gs")),
-        ({"mirror": "file://[x"}, NO_ADDRESS.format("file")),
-        ({"mirror": "file:///a%00b"}, NO_ADDRESS.format("file")),
-        ({"classes": []}, "classes is empty; permitted: a list of class names, one or more"),
-        ({"classes": "bee"}, "classes is 'bee'; permitted: a list of class names, one or more"),
-        ({"classes": ["bee", 5]}, "classes, entry 2, is 5; permitted: a list of class names, one or more"),
-        ({"classes": ["bee", "sun", "bee"]}, "classes: 'bee' is there twice; name each class once"),
+        ({"num_resnet": 0}, "num_resnet is 0; expected: a whole number from 1 to 20"),
+        ({"num_resnet": 21}, "num_resnet is 21; expected: a whole number from 1 to 20"),
+        ({"num_resnet": "abc"}, "num_resnet is 'abc'; expected: a whole number from 1 to 20"),
+        ({"num_resnet": True}, "num_resnet is True; expected: a whole number from 1 to 20"),
+        ({"num_resnet": 1.5}, "num_resnet is 1.5; expected: a whole number from 1 to 20"),
+        ({"num_resnet": None}, "num_resnet is None; expected: a whole number from 1 to 20"),
+        ({"num_drawings": -1}, "num_drawings is -1; expected: a whole number from 1 to 2147483648"),
+        ({"max_steps": 2**31 + 1}, "max_steps is 2147483649; expected: a whole number from 0 to 2147483648"),
+        ({"dropout_p": True}, "dropout_p is True; expected: a number from 0 to 0.95"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; expected: a number above 0 and at most 1"),
+        ({"clip_norm": float("inf")}, "clip_norm is inf; expected: a number of at least 0"),
+        ({"ema_decay": 1}, "ema_decay is 1; expected: a number of at least 0 and below 1"),
+        ({"prefetch": "yes"}, "prefetch is 'yes'; expected: true or false"),
+        ({"prefetch": 1}, "prefetch is 1; expected: true or false"),
+        ({"device": "tpu"}, "device is 'tpu'; expected: auto, gpu or cpu"),
+        ({"mirror": ""}, "mirror is ''; expected: a URL, a folder, or doodles"),
+        ({"mirror": 5}, "mirror is 5; expected: a URL, a folder, or doodles"),
+        ({"mirror": "htps://host/x"}, "mirror: htps:// is not supported; expected: https, http, gs, s3 or file"),
+        ({"mirror": "https://[x"}, INVALID_ADDRESS.format("https")),
+        ({"mirror": "https://"}, INVALID_ADDRESS.format("https")),
+        ({"mirror": "https://me:pass[word@host/x"}, INVALID_ADDRESS.format("https")),
+        ({"mirror": "https://host:abc/x"}, INVALID_ADDRESS.format("https")),
+        ({"mirror": "https://host:99999/x"}, INVALID_ADDRESS.format("https")),
+        ({"mirror": "http://a..b/x"}, INVALID_ADDRESS.format("http")),
+        ({"mirror": "gs://"}, INVALID_ADDRESS.format("gs")),
+        ({"mirror": "file://[x"}, INVALID_ADDRESS.format("file")),
+        ({"mirror": "file:///a%00b"}, INVALID_ADDRESS.format("file")),
+        ({"classes": []}, "classes is empty; expected: a list of one or more class names"),
+        ({"classes": "bee"}, "classes is 'bee'; expected: a list of one or more class names"),
+        ({"classes": ["bee", 5]}, "classes, entry 2, is 5; expected: a list of one or more class names"),
+        ({"classes": ["bee", "sun", "bee"]}, "classes: 'bee' is listed twice; list each class once"),
         ({"classes": ["../bee"]}, "classes: '../bee' cannot be the name of a class, which is also that of a file"),
         ({"mirror": "mine", "classes": ["my:dog"]}, "classes: 'my:dog' cannot be the name of a class, which is also "
                                                     "that of a file"),
-        ({"classes": ["bee", "bycicle"]}, "classes: 'bycicle' is no class of Quick, Draw!. Did you mean 'bicycle'?"),
-        ({"classes": ["see turtle"]}, "classes: 'see turtle' is no class of Quick, Draw!. Did you mean 'sea turtle'?"),
-        ({"classes": ["Bee"]}, "classes: 'Bee' is no class of Quick, Draw!. Did you mean 'bee'?"),
-        ({"classes": ["qqqqqqq"]}, "classes: 'qqqqqqq' is no class of Quick, Draw!."),
-        ({"mirror": "doodles", "classes": ["tre"]}, "classes: 'tre' is no class of Quick, Draw!. Did you mean 'tree'?"),
+        ({"classes": ["bee", "bycicle"]}, "classes: 'bycicle' is not a class of Quick, Draw!. Did you mean 'bicycle'?"),
+        ({"classes": ["see turtle"]}, "classes: 'see turtle' is not a class of Quick, Draw!. Did you mean "
+                                      "'sea turtle'?"),
+        ({"classes": ["Bee"]}, "classes: 'Bee' is not a class of Quick, Draw!. Did you mean 'bee'?"),
+        ({"classes": ["qqqqqqq"]}, "classes: 'qqqqqqq' is not a class of Quick, Draw!."),
+        ({"mirror": "doodles", "classes": ["tre"]}, "classes: 'tre' is not a class of Quick, Draw!. Did you mean "
+                                                    "'tree'?"),
         ({"num_resnt": 5}, "num_resnt is not a setting. Did you mean 'num_resnet'?"),
         ({"xyzzy": 5}, "xyzzy is not a setting."),
         ({7: 5}, "7 is not a setting."),
     ],
 )  # fmt: skip
-def test_a_bad_value_is_named_with_its_key_and_what_is_permitted(changes: dict[str, Any], said: str) -> None:
-    assert message(changes) == f"params.yaml: {said}"
+def test_an_error_names_the_key_the_value_and_what_is_expected(changes: dict[str, Any], expected: str) -> None:
+    assert message(changes) == f"params.yaml: {expected}"
 
 
-def test_a_long_value_is_cut_short() -> None:
+def test_a_long_value_is_shortened() -> None:
     assert len(message({"num_resnet": "x" * 10_000})) < 250
 
 
-def test_each_of_several_errors_has_its_line() -> None:
+def test_several_errors_have_one_line_each() -> None:
     lines = message({"num_resnet": 0, "epochs": "many", "num_filtres": 8}).splitlines()
     assert [line.split()[1] for line in lines] == ["num_resnet", "epochs", "num_filtres"]
 
 
 @pytest.mark.parametrize("key", Params.model_fields)
-def test_every_setting_is_needed(key: str) -> None:
+def test_every_setting_is_required(key: str) -> None:
     values = {name: value for name, value in FULL.items() if name != key}
-    with pytest.raises(SettingsError, match=rf"^params\.yaml: {key} is missing; permitted: \w"):
+    with pytest.raises(SettingsError, match=rf"^params\.yaml: {key} is missing; expected: \w"):
         params.check(values, "params.yaml")
 
 
-@pytest.mark.parametrize("written", ["2e-05", "2e-5", "0.00002", " 2e-05 "])
-def test_a_number_written_as_text_is_a_number(written: str) -> None:
-    assert params.check(FULL | {"learning_rate": written}, "").learning_rate == 2e-05
+@pytest.mark.parametrize("text", ["2e-05", "2e-5", "0.00002", " 2e-05 "])
+def test_text_that_is_a_number_is_accepted(text: str) -> None:
+    assert params.check(FULL | {"learning_rate": text}, "").learning_rate == 2e-05
 
 
-def test_a_whole_number_may_be_written_with_an_exponent() -> None:
+def test_a_whole_number_can_have_an_exponent() -> None:
     drawings = params.check(FULL | {"num_drawings": 5e4}, "").num_drawings
     assert drawings == 50_000
     assert isinstance(drawings, int)
 
 
-def test_a_folder_may_hold_classes_of_its_own() -> None:
-    own = params.check(FULL | {"mirror": "my drawings", "classes": ["grandmother", "bee"]}, "")
-    assert own.classes == ("grandmother", "bee")
+def test_a_folder_can_have_other_classes() -> None:
+    settings = params.check(FULL | {"mirror": "my drawings", "classes": ["grandmother", "bee"]}, "")
+    assert settings.classes == ("grandmother", "bee")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_a_folder_may_hold_classes_of_its_own() -> None:
     ["https://host", "http://127.0.0.1:8080/x/", "https://[::1]/x", "https://me:word@my_host./a%20b?key=x", "gs://a/b",
      "https://münchen.example/x", "s3://arn:aws:s3:us-west-2:1:accesspoint/a", "file:///a%20b", "a [b", "/a%00b"],
 )  # fmt: skip
-def test_a_mirror_is_at_any_address_or_in_any_folder(mirror: str) -> None:
+def test_a_mirror_can_be_any_valid_address_or_folder(mirror: str) -> None:
     assert params.check(FULL | {"mirror": mirror}, "").mirror == mirror
 
 
@@ -147,11 +149,11 @@ def test_settings_cannot_be_changed(full_run: Params) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("", "params.yaml holds no settings; each line of it is `key: value`"),
-        ("- bee\n- sun\n", "params.yaml holds no settings; each line of it is `key: value`"),
-        ("just words", "params.yaml holds no settings; each line of it is `key: value`"),
+        ("", "params.yaml contains no settings; expected: lines of the form `key: value`"),
+        ("- bee\n- sun\n", "params.yaml contains no settings; expected: lines of the form `key: value`"),
+        ("just words", "params.yaml contains no settings; expected: lines of the form `key: value`"),
         ("seed: 1\nclasses: [bee\nepochs: 1\n", r"params.yaml, line \d: not YAML: .+"),
         ("seed: 1\n\tepochs: 2\n", r"params.yaml, line 2: not YAML: .+"),
         ("seed: 1\nepochs: 1\nseed: 2\n", r'params.yaml, line 3: not YAML: found duplicate key "seed".+'),
@@ -159,24 +161,24 @@ def test_settings_cannot_be_changed(full_run: Params) -> None:
         ("seed: \x07\n", r"params.yaml: not YAML: .+"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_not_settings_is_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+def test_a_file_without_settings_is_a_one_line_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError) as caught:
         params.load()
-    assert re.fullmatch(said, str(caught.value)), caught.value
+    assert re.fullmatch(message, str(caught.value)), caught.value
     assert caught.value.exit_code == 2
 
 
-def test_a_file_that_is_not_text_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes(b"seed: \xff\n")
-    with pytest.raises(SettingsError, match=r"is not text in UTF-8$"):
+    with pytest.raises(SettingsError, match=r"is not UTF-8 text$"):
         params.load(tmp_path / "params.yaml")
 
 
-def test_a_missing_file_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match=r"^params.yaml is not here; run from the root of the repository$"):
+    with pytest.raises(SettingsError, match=r"^params.yaml is missing: run from the root of the repository$"):
         params.load()

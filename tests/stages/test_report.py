@@ -602,17 +602,17 @@ WRONG: dict[str, tuple[Path, Callable[[Path], object], str]] = {
     "samples of floats": (
         inputs.SAMPLES,
         lambda path: np.save(path, np.zeros((3, 8, 28, 28, 1))),
-        "cannot be used (it holds float64 of shape (3, 8, 28, 28, 1), and not uint8, row after row)",
+        "cannot be used (it holds float64 of shape (3, 8, 28, 28, 1); expected: uint8 in C order)",
     ),
     "samples of two classes": (
         inputs.SAMPLES,
         lambda path: np.save(path, strokes(16, 0).reshape(2, 8, 28, 28, 1)),
-        "cannot be used (its shape is (2, 8, 28, 28, 1); expected: (3, 12, 28, 28, 1)",
+        "cannot be used (it has the shape (2, 8, 28, 28, 1); expected: (3, 12, 28, 28, 1), or more drawings)",
     ),
     "four samples a class": (
         inputs.SAMPLES,
         lambda path: np.save(path, strokes(12, 0).reshape(3, 4, 28, 28, 1)),
-        "cannot be used (its shape is (3, 4, 28, 28, 1); expected: (3, 12, 28, 28, 1)",
+        "cannot be used (it has the shape (3, 4, 28, 28, 1); expected: (3, 12, 28, 28, 1), or more drawings)",
     ),
     "an image short": (inputs.IMAGES, lambda path: np.save(path, strokes(119, 0)), "does not hold the 120 of"),
     "a table without labels": (

@@ -1,6 +1,6 @@
-"""A stage that is killed at any moment, and run again, ends with the bytes of an undisturbed one.
+"""A stage that is killed at any moment and run again writes the same bytes as an uninterrupted one.
 
-`KILLS=20` in the environment has each killed twenty times.
+The environment variable `KILLS` is the number of kills per stage, for example `KILLS=20`.
 """
 
 import os
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.torture
 STAGES = ["extract", "filter", "train", "sample", "judge", "evaluate", "report"]
 WITH_CHECKPOINTS = ("train", "sample")
 KILLS = int(os.environ.get("KILLS", "1"))
-# As little as leaves each stage a second or more of work.
-QUICK = {
+# A small run in which each stage still takes at least a second.
+SMALL = {
     "mirror": "doodles",
     "num_drawings": 1500,
     "prefetch": True,
@@ -41,7 +41,7 @@ QUICK = {
     "eval_samples_per_class": 20,
     "judge_steps": 60,
 }
-# The stage as its command runs it, but that it says when it begins, and that checkpoints come as often as can be.
+# Runs a stage as its command does, but prints a line before it starts, and saves checkpoints as often as possible.
 RUN = """
 import importlib, sys
 from stages import command
@@ -60,7 +60,7 @@ raise SystemExit(command.run(stage.main, stage.__doc__))
 
 
 class Runs:
-    """Stages as processes, in one folder with a cache of its own."""
+    """Runs stages as processes in a folder with a separate cache."""
 
     def __init__(self, folder: Path, settings: params.Params) -> None:
         self.folder = folder
@@ -69,81 +69,81 @@ class Runs:
         write(folder, settings.model_dump(mode="json"))
 
     def start(self, stage: str) -> "subprocess.Popen[bytes]":
-        """A process that is about to begin with the stage."""
+        """Start a process, and return it just before it runs the stage."""
         variables = os.environ | {"PYTHONPATH": str(ROOT), "QUICKDRAW_CACHE": str(self.folder / "cache")}
         variables.pop("DVC_ROOT", None)
         with self.log.open("ab") as log:
-            run = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-c", RUN, stage], cwd=self.folder, env=variables, stdout=subprocess.PIPE, stderr=log
             )
-        assert run.stdout is not None
-        with run.stdout:
-            assert run.stdout.readline() == b"ready\n", self.log.read_text()
-        return run
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline() == b"ready\n", self.log.read_text()
+        return process
 
     def finish(self, stage: str) -> float:
-        """Run the stage to its end; how long it took."""
-        run, began = self.start(stage), time.monotonic()
-        assert run.wait() == 0, self.log.read_text()
-        return time.monotonic() - began
+        """Run the stage to its end, and return its seconds."""
+        process, started = self.start(stage), time.monotonic()
+        assert process.wait() == 0, self.log.read_text()
+        return time.monotonic() - started
 
     def hashes(self) -> dict[str, str]:
-        """Of every output, what is left of half-written ones among them."""
+        """Return the hash of every file among the outputs, including temporary files."""
         outputs = [path for top in ("data", "reports") for path in (self.folder / top).rglob("*") if path.is_file()]
         return {str(path.relative_to(self.folder)): files.sha256(path) for path in outputs}
 
-    def forget(self, stage: str) -> None:
-        """Delete what the stage wrote, as DVC does before it runs a stage again."""
-        of_reports = {
+    def delete_outputs(self, stage: str) -> None:
+        """Delete the stage's outputs, as DVC does before it reruns a stage."""
+        reports = {
             "evaluate": ("metrics.json", "metrics.csv", "classes.csv", "confusion.csv"),
             "report": ("index.html", "classes"),
         }
-        for path in [Path("data", stage), *(Path("reports", name) for name in of_reports.get(stage, ()))]:
+        for path in [Path("data", stage), *(Path("reports", name) for name in reports.get(stage, ()))]:
             if (self.folder / path).is_dir():
                 shutil.rmtree(self.folder / path)
             else:
                 (self.folder / path).unlink(missing_ok=True)
 
-    def written(self) -> set[str]:
-        """The checkpoints that there are."""
+    def checkpoint_names(self) -> set[str]:
+        """Return the names of the existing checkpoints."""
         return {path.name for path in self.checkpoints.glob("*/0*.safetensors")}
 
 
 @pytest.fixture(scope="module")
 def runs(full_run: params.Params, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("killed"), full_run.model_copy(update=QUICK))
+    return Runs(tmp_path_factory.mktemp("killed"), full_run.model_copy(update=SMALL))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_that_is_killed(stage: str, runs: Runs) -> None:
-    for before in STAGES[: STAGES.index(stage)]:
-        if not (runs.folder / "data" / before).exists():
-            runs.finish(before)
+def test_a_killed_stage_writes_the_same_bytes_when_run_again(stage: str, runs: Runs) -> None:
+    for earlier in STAGES[: STAGES.index(stage)]:
+        if not (runs.folder / "data" / earlier).exists():
+            runs.finish(earlier)
     seconds = runs.finish(stage)
-    undisturbed = runs.hashes()
-    assert any(name.startswith((f"data/{stage}/", "reports/")) for name in undisturbed)
-    assert not list(runs.checkpoints.glob("*")), "a run that has ended needs none"
+    expected = runs.hashes()
+    assert any(name.startswith((f"data/{stage}/", "reports/")) for name in expected)
+    assert not list(runs.checkpoints.glob("*")), "a finished run deletes its checkpoints"
 
-    chance = random.Random(stage)
+    rng = random.Random(stage)
     runs.log.write_text("")
-    killed = 0
-    while killed < KILLS:
-        if chance.random() < 0.5:
-            runs.forget(stage)
-        there, run = runs.written(), runs.start(stage)
-        if stage in WITH_CHECKPOINTS and killed % 2 == 0:
-            while runs.written() <= there and run.poll() is None:
+    kills = 0
+    while kills < KILLS:
+        if rng.random() < 0.5:
+            runs.delete_outputs(stage)
+        existing, process = runs.checkpoint_names(), runs.start(stage)
+        if stage in WITH_CHECKPOINTS and kills % 2 == 0:
+            while runs.checkpoint_names() <= existing and process.poll() is None:
                 time.sleep(0.01)
-            time.sleep(chance.uniform(0, 0.5))
+            time.sleep(rng.uniform(0, 0.5))
         else:
-            time.sleep(chance.uniform(0, seconds))
-        run.kill()
-        if run.wait() == 0:
-            assert runs.hashes() == undisturbed, "it was quicker"
+            time.sleep(rng.uniform(0, seconds))
+        process.kill()
+        if process.wait() == 0:
+            assert runs.hashes() == expected, "it ended before the kill"
         else:
-            killed += 1
+            kills += 1
     runs.finish(stage)
-    assert runs.hashes() == undisturbed
+    assert runs.hashes() == expected
     assert not list(runs.checkpoints.glob("*"))
     if stage in WITH_CHECKPOINTS:
-        assert f"{stage}: goes on after" in runs.log.read_text()
+        assert f"{stage}: resumes after" in runs.log.read_text()

@@ -1,4 +1,4 @@
-"""All seven stages, one after the other, on a few stand-ins: what a run leaves behind."""
+"""All seven stages in order, on a few doodles: the files of a run and their contents."""
 
 import json
 from collections.abc import Iterator
@@ -29,9 +29,9 @@ def workspace(settings: params.Params, tmp_path_factory: pytest.TempPathFactory)
         yield folder
 
 
-def test_each_stage_leaves_its_files(workspace: Path) -> None:
-    left = {path.relative_to(workspace).as_posix() for path in workspace.rglob("*") if path.is_file()}
-    assert left == {
+def test_the_stages_write_their_files(workspace: Path) -> None:
+    paths = {path.relative_to(workspace).as_posix() for path in workspace.rglob("*") if path.is_file()}
+    assert paths == {
         "data/extract/index.parquet",
         "data/filter/drawings.parquet",
         "data/filter/images.npy",
@@ -54,14 +54,14 @@ def test_each_stage_leaves_its_files(workspace: Path) -> None:
     }
 
 
-def test_the_samples_are_drawings(workspace: Path) -> None:
+def test_the_samples_are_distinct_drawings(workspace: Path) -> None:
     samples = np.load(workspace / "data/sample/samples.npy", allow_pickle=False)
     assert (samples.shape, samples.dtype) == ((3, 10, 28, 28, 1), np.uint8)
     assert samples.min() < samples.max()
     assert len({drawing.tobytes() for drawing in samples.reshape(30, -1)}) == 30
 
 
-def test_the_measures_are_means_over_the_held_out_drawings(workspace: Path) -> None:
+def test_the_metrics_are_means_over_the_held_out_drawings(workspace: Path) -> None:
     metrics = json.loads((workspace / "reports/metrics.json").read_text())
     rows = [line.split(",") for line in (workspace / "reports/classes.csv").read_text().splitlines()[1:]]
     assert [row[1] for row in rows] == list(CLASSES)
@@ -70,7 +70,7 @@ def test_the_measures_are_means_over_the_held_out_drawings(workspace: Path) -> N
     assert metrics["heldout_bits_per_dim"] == pytest.approx(np.average(bits, weights=counts), abs=1e-5)
 
 
-def test_a_sheet_lays_real_drawings_over_generated_ones(workspace: Path) -> None:
+def test_a_sheet_shows_the_generated_drawings_below_the_real_ones(workspace: Path) -> None:
     samples = np.load(workspace / "data/sample/samples.npy", allow_pickle=False)
     sheet = np.asarray(Image.open(workspace / "reports/classes/255_sea_turtle.png"))
     assert sheet.shape == (560, 560)

@@ -20,7 +20,7 @@ CONFIG = Config((4, 4, 1), (2,), 1, 2, 4, 2, dropout_p=0.25, position="ones")
 
 
 def striped(number: int) -> Drawings:
-    """Drawings 4×4 of two classes that are easily told apart: stripes across, stripes down."""
+    """Return 4×4 drawings of two classes that are easy to distinguish: horizontal and vertical stripes."""
     labels = np.arange(number, dtype=np.int16) % 2
     rows = np.tile(np.array([0, 255, 0, 255], np.uint8)[:, np.newaxis], (1, 4))
     images = np.where(labels[:, np.newaxis, np.newaxis] == 0, rows, rows.T)[..., np.newaxis].astype(np.uint8)
@@ -32,38 +32,38 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    steps: int, seed: int = 0, learning_rate: float = 0.02, kept: Checkpoints | None = None, **recipe: float
+    steps: int, seed: int = 0, learning_rate: float = 0.02, checkpoints: Checkpoints | None = None, **config: float
 ) -> tuple[Trainer, list[losses.Loss]]:
     data = striped(40)
     training = data.where(~data.heldout)
     order = train.BatchOrder(len(training.labels), 8, steps * 8 // len(training.labels), seed)
     trainer = Trainer(
         CONFIG,
-        OptimizerConfig(order.steps, learning_rate, seed=seed, **recipe),
+        OptimizerConfig(order.steps, learning_rate, seed=seed, **config),
         train.initial_weights(CONFIG, seed, training.images, one_hot(training.labels)),
     )
-    return trainer, train.fit(trainer, order, data, one_hot, kept)
+    return trainer, train.fit(trainer, order, data, one_hot, checkpoints)
 
 
-def test_an_epoch_takes_every_drawing_once() -> None:
-    order = train.BatchOrder(number=10, batch_size=4, epochs=2, seed=0)
+def test_an_epoch_uses_every_drawing_once() -> None:
+    order = train.BatchOrder(num_drawings=10, batch_size=4, epochs=2, seed=0)
     assert order.steps == 5
-    taken = np.concatenate([order.batch(step) for step in range(order.steps)])
-    assert sorted(taken[:10]) == sorted(taken[10:]) == list(range(10))
-    assert taken[:10].tolist() != taken[10:].tolist()
+    indices = np.concatenate([order.batch(step) for step in range(order.steps)])
+    assert sorted(indices[:10]) == sorted(indices[10:]) == list(range(10))
+    assert indices[:10].tolist() != indices[10:].tolist()
 
 
-def test_training_ends_at_the_limit_of_steps() -> None:
+def test_training_ends_after_max_steps() -> None:
     steps = [train.BatchOrder(10, 4, epochs, seed=0, max_steps=3).steps for epochs in (1, 2)]
     assert steps == [2, 3]
 
 
-def test_the_order_is_that_of_the_seed() -> None:
+def test_the_order_depends_on_the_seed() -> None:
     first, again, other = (train.BatchOrder(50, 7, 3, seed) for seed in (0, 0, 1))
     assert first.batch(9).tolist() == again.batch(9).tolist() != other.batch(9).tolist()
 
 
-def test_training_lowers_the_loss_and_writes_it_down_by_step() -> None:
+def test_training_lowers_and_records_the_loss() -> None:
     _, losses = fit(steps=40, ema_decay=0.9)
     heldout = [row for row in losses if row.split == "heldout"]
     training = [row for row in losses if row.split == "train"]
@@ -73,13 +73,13 @@ def test_training_lowers_the_loss_and_writes_it_down_by_step() -> None:
     assert heldout[-1].bits_per_dim < 0.7 * heldout[0].bits_per_dim
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_gives_others() -> None:
+def test_the_same_seed_gives_the_same_bits_and_another_seed_gives_others() -> None:
     first, again, other = (fit(steps=8, seed=seed)[0].averages for seed in (0, 0, 1))
     assert all(np.array_equal(first[name].numpy(), again[name].numpy()) for name in first)
     assert not all(np.array_equal(first[name].numpy(), other[name].numpy()) for name in first)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_helps() -> None:
+def test_a_loss_that_is_not_finite_stops_training_and_names_settings_to_change() -> None:
     with pytest.raises(StageError, match=r"the loss of step 2 of 8 is nan, on the rows \(from 0\) [\d ]+ of .* Lower"):
         fit(steps=8, learning_rate=math.inf)
 
@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_finite_names_the_last_checkpoint(tmp_path: Path, mon
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
-    kept, step = Checkpoints("run"), Trainer.step
+    run, step = Checkpoints("run"), Trainer.step
 
     def diverge(trainer: Trainer, number: int, images: Any, condition: Any) -> object:
         if number == 5:
@@ -98,35 +98,35 @@ def test_a_loss_that_is_not_finite_names_the_last_checkpoint(tmp_path: Path, mon
 
     monkeypatch.setattr(Trainer, "step", diverge)
     training = np.flatnonzero(~striped(40).heldout)
-    taken = " ".join(map(str, training[train.BatchOrder(32, 8, 2, 0).batch(5)]))
+    rows = " ".join(map(str, training[train.BatchOrder(32, 8, 2, 0).batch(5)]))
     with pytest.raises(StageError, match=r"^training: the loss of step 6 of 8 is (nan|inf)") as caught:
-        fit(steps=8, kept=kept)
-    assert f" {taken} of data/filter/drawings.parquet;" in str(caught.value), "all of the batch, within one step"
-    assert "the last checkpoint is that of step 5" in str(caught.value)
-    assert (last := kept.newest()) is not None and last.step == 5, "a good one, to go on from"
+        fit(steps=8, checkpoints=run)
+    assert f" {rows} of data/filter/drawings.parquet;" in str(caught.value), "the rows of the batch of that step"
+    assert "the last checkpoint is of step 5" in str(caught.value)
+    assert (last := run.newest()) is not None and last.step == 5, "a valid one, to resume from"
     assert all(np.isfinite(array).all() for array in last.arrays.values())
 
 
-def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
-    kept, step = Checkpoints("run"), Trainer.step
+    run, step = Checkpoints("run"), Trainer.step
 
     def diverge(trainer: Trainer, number: int, images: Any, condition: Any) -> object:
         loss, norm = step(trainer, number, images, condition)
         return loss, norm * math.inf if number == 5 else norm
 
     monkeypatch.setattr(Trainer, "step", diverge)
-    with pytest.raises(StageError, match=r"^training: the gradient's norm of step 6 of 8 is inf, .* that of step 5\."):
-        fit(steps=8, kept=kept)
-    assert (last := kept.newest()) is not None and last.step == 5
+    with pytest.raises(StageError, match=r"^training: the gradient norm of step 6 of 8 is inf, .* is of step 5\."):
+        fit(steps=8, checkpoints=run)
+    assert (last := run.newest()) is not None and last.step == 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_many_logistics_and_raw_labels_stay_finite(clip_norm: float, full_run: Params, real_mirror: Path) -> None:
-    """The most that is promised: 30 logistics, told the label's number as in the post, on real drawings."""
+    """30 logistics, and the raw label as the conditional input, as in the post, on real drawings."""
     settings = full_run.model_copy(
         update={
             "conditioning": "label", "num_logistic_mix": 30, "num_resnet": 1, "num_hierarchies": 2, "num_filters": 8,
@@ -144,59 +144,59 @@ def test_many_logistics_and_raw_labels_stay_finite(clip_norm: float, full_run: P
     order = train.BatchOrder(len(training.labels), settings.batch_size, 10, 0, max_steps=300)
     config = train.network_config(settings, ())
 
-    def told(numbers: np.ndarray) -> np.ndarray:
-        return model.encode_labels(numbers, (), "label")
+    def condition(labels: np.ndarray) -> np.ndarray:
+        return model.encode_labels(labels, (), "label")
 
     first = order.drawings(0, train.INITIAL_DRAWINGS)
-    weights = train.initial_weights(config, 0, training.images[first], told(training.labels[first]))
+    weights = train.initial_weights(config, 0, training.images[first], condition(training.labels[first]))
     trainer = Trainer(config, train.optimizer_config(settings, order.steps), weights)
-    losses = train.fit(trainer, order, data, told)
+    losses = train.fit(trainer, order, data, condition)
     assert losses[-1].step == 300
     assert all(math.isfinite(row.bits_per_dim) for row in losses)
     assert all(np.isfinite(value).all() for value in trainer.state().values())
     assert losses[-1].bits_per_dim < losses[0].bits_per_dim
 
 
-def test_too_few_drawings_for_a_batch_are_refused() -> None:
+def test_too_few_drawings_for_a_batch_are_an_error() -> None:
     data = striped(10)
     with pytest.raises(StageError, match="batch_size is 64"):
         train.fit(None, train.BatchOrder(10, 64, 2, 0), data, one_hot)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("moment", [1, 4, 7])
-def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_bits(
-    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_a_stopped_run_resumes_and_ends_with_the_same_bits(
+    stop_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
-    undisturbed, losses = fit(steps=8, ema_decay=0.9)
+    uninterrupted, losses = fit(steps=8, ema_decay=0.9)
 
     def stop(checkpoint: Checkpoint) -> None:
-        Checkpoints.save(kept, checkpoint)
-        if checkpoint.step == moment:
+        Checkpoints.save(run, checkpoint)
+        if checkpoint.step == stop_after:
             raise KeyboardInterrupt
 
-    kept = Checkpoints("run")
-    monkeypatch.setattr(kept, "save", stop)
+    run = Checkpoints("run")
+    monkeypatch.setattr(run, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        fit(steps=8, ema_decay=0.9, kept=kept)
-    again, same_losses = fit(steps=8, ema_decay=0.9, kept=Checkpoints("run"))
-    assert f"goes on after step {moment} of 8" in capsys.readouterr().err
+        fit(steps=8, ema_decay=0.9, checkpoints=run)
+    resumed, same_losses = fit(steps=8, ema_decay=0.9, checkpoints=Checkpoints("run"))
+    assert f"resumes after step {stop_after} of 8" in capsys.readouterr().err
     assert same_losses == losses
-    for name, value in undisturbed.state().items():
-        np.testing.assert_array_equal(again.state()[name], value, err_msg=name)
+    for name, value in uninterrupted.state().items():
+        np.testing.assert_array_equal(resumed.state()[name], value, err_msg=name)
 
 
-def test_losses_are_written_as_a_table(tmp_path: Path) -> None:
+def test_losses_are_written_as_csv(tmp_path: Path) -> None:
     losses.write(tmp_path / "loss.csv", [losses.Loss(0, 0, "heldout", 8.25), losses.Loss(5, 160, "train", 1 / 3)])
     text = (tmp_path / "loss.csv").read_text()
     assert text == "step,drawings,split,bits_per_dim\n0,0,heldout,8.250000\n5,160,train,0.333333\n"
 
 
-def test_the_settings_are_those_of_the_network_and_of_its_training(full_run: Params) -> None:
+def test_the_settings_configure_the_network_and_the_optimizer(full_run: Params) -> None:
     settings = full_run.model_copy(update={"conditioning": "label", "num_resnet": 2, "clip_norm": 1.5})
     config = train.network_config(settings, ())
     assert (config.conditional_shape, config.num_resnet, config.num_filters) == ((), 2, settings.num_filters)
-    recipe = train.optimizer_config(settings, 100)
-    assert (recipe.steps, recipe.clip_norm, recipe.learning_rate) == (100, 1.5, settings.learning_rate)
+    optimizer = train.optimizer_config(settings, 100)
+    assert (optimizer.steps, optimizer.clip_norm, optimizer.learning_rate) == (100, 1.5, settings.learning_rate)

@@ -1,4 +1,4 @@
-"""A run of all seven stages on a few stand-ins, as small as a run can be."""
+"""A run of all seven stages on a few doodles, as small as possible."""
 
 from pathlib import Path
 
@@ -19,18 +19,23 @@ CLASSES = ("bee", "sea turtle", "The Eiffel Tower")
 
 
 def settings(full_run: params.Params) -> params.Params:
-    """Its settings."""
-    small = {"num_resnet": 1, "num_hierarchies": 1, "num_filters": 2, "num_logistic_mix": 1, "dropout_p": 0.0}
-    short = {"epochs": 1, "max_steps": 3, "batch_size": 8, "samples_per_class": 2, "num_drawings": 2000}
-    few = {"judge_steps": 10, "eval_samples_per_class": 10}
+    """Return the settings of the tiny run."""
+    network = {"num_resnet": 1, "num_hierarchies": 1, "num_filters": 2, "num_logistic_mix": 1, "dropout_p": 0.0}
+    training = {"epochs": 1, "max_steps": 3, "batch_size": 8, "samples_per_class": 2, "num_drawings": 2000}
+    evaluation = {"judge_steps": 10, "eval_samples_per_class": 10}
     return full_run.model_copy(
-        update={"mirror": "doodles", "classes": CLASSES, "device": "cpu", "holdout": 0.2, **small, **short, **few}
+        update={
+            **{"mirror": "doodles", "classes": CLASSES, "device": "cpu", "holdout": 0.2},
+            **network,
+            **training,
+            **evaluation,
+        }
     )
 
 
-def run(folder: Path, chosen: params.Params) -> None:
-    """Run the stages in a folder."""
+def run(folder: Path, tiny_settings: params.Params) -> None:
+    """Run all stages in a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for stage in STAGES.values():
-            stage.main(chosen)
+            stage.main(tiny_settings)

@@ -5,9 +5,9 @@ from stages.quickdraw.labels import labels
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("name", "suggestion"),
     [
-        ("bycicle", "bicycle"),  # by difflib alone: "circle"
+        ("bycicle", "bicycle"),  # difflib alone suggests "circle"
         ("bicyle", "bicycle"),
         ("eiffel tower", "The Eiffel Tower"),
         ("Bee", "bee"),
@@ -18,13 +18,13 @@ from stages.quickdraw.labels import labels
         ("lightening", "lightning"),
     ],
 )
-def test_the_nearest_class_is_suggested(typed: str, meant: str) -> None:
-    assert did_you_mean(typed, labels()) == f" Did you mean {meant!r}?"
+def test_the_closest_class_is_suggested(name: str, suggestion: str) -> None:
+    assert did_you_mean(name, labels()) == f" Did you mean {suggestion!r}?"
 
 
-@pytest.mark.parametrize("typed", ["", "qqqqqqq", "grandmother's house on the hill"])
-def test_nothing_is_suggested_where_nothing_is_near(typed: str) -> None:
-    assert did_you_mean(typed, labels()) == ""
+@pytest.mark.parametrize("name", ["", "qqqqqqq", "grandmother's house on the hill"])
+def test_nothing_is_suggested_if_no_class_is_close(name: str) -> None:
+    assert did_you_mean(name, labels()) == ""
 
 
 def test_exit_codes() -> None:

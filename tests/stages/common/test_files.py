@@ -11,18 +11,18 @@ from stages.common import files
 from tests.settings import ROOT
 
 
-def test_output_takes_the_place_of_the_file_when_it_is_complete(tmp_path: Path) -> None:
+def test_a_file_is_replaced_when_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "new folder" / "weights.safetensors"
     with files.atomic_file(target) as temporary:
-        assert temporary.suffix == target.suffix  # Pillow and NumPy choose the format by it
-        assert temporary.parent.parent == target.parent, "on the same disk, or it could not be renamed"
+        assert temporary.suffix == target.suffix  # from which Pillow and NumPy choose the format
+        assert temporary.parent.parent == target.parent, "on the same disk, so that it can be renamed"
         temporary.write_bytes(b"new")
         assert not target.exists()
     assert target.read_bytes() == b"new"
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_output_keeps_what_was_there_when_writing_fails(tmp_path: Path) -> None:
+def test_a_file_is_unchanged_if_writing_fails(tmp_path: Path) -> None:
     target = tmp_path / "index.parquet"
     target.write_bytes(b"old")
     with pytest.raises(ZeroDivisionError), files.atomic_file(target) as temporary:
@@ -32,7 +32,7 @@ def test_output_keeps_what_was_there_when_writing_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_output_names_the_file_of_an_error_that_names_none(tmp_path: Path) -> None:
+def test_an_error_without_a_file_name_gets_the_name_of_the_output(tmp_path: Path) -> None:
     target = tmp_path / "images.npy"
     with pytest.raises(OSError) as caught, files.atomic_file(target):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -40,35 +40,35 @@ def test_output_names_the_file_of_an_error_that_names_none(tmp_path: Path) -> No
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_output_leaves_the_name_of_another_file_alone(tmp_path: Path) -> None:
+def test_an_error_with_the_name_of_another_file_keeps_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, files.atomic_file(tmp_path / "out.npy"):
         Path("missing.npy").read_bytes()
     assert caught.value.filename == "missing.npy"
 
 
-def test_output_that_was_never_written_is_an_error(tmp_path: Path) -> None:
+def test_an_output_that_was_not_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, files.atomic_file(tmp_path / "out.npy"):
         pass
     assert caught.value.filename == str(tmp_path / "out.npy")
 
 
-def test_folder_names_the_file_in_it(tmp_path: Path) -> None:
+def test_an_error_names_the_file_in_the_output_folder(tmp_path: Path) -> None:
     target = tmp_path / "classes"
     with pytest.raises(OSError) as caught, files.atomic_folder(target) as temporary:
         raise OSError(errno.ENOSPC, "No space left on device", str(temporary / "deep" / "26_bee.png"))
     assert caught.value.filename == str(target / "deep" / "26_bee.png")
 
 
-def test_a_full_disk_that_a_library_tells_of_in_words_is_an_oserror(tmp_path: Path) -> None:
+def test_a_full_disk_that_a_library_reports_only_in_text_is_an_oserror(tmp_path: Path) -> None:
     from safetensors import SafetensorError
 
-    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
     with pytest.raises(OSError) as caught, files.atomic_file(tmp_path / "weights.safetensors"):
-        raise SafetensorError(said)
+        raise SafetensorError(message)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "weights.safetensors"))
 
 
-# Opens an output, says so, and waits to be killed.
+# Opens outputs, prints a line, and waits to be killed.
 WRITER = """
 import sys, time
 from stages.common import files
@@ -80,7 +80,7 @@ with files.atomic_folder(sys.argv[1]) as folder, files.atomic_file(sys.argv[2]) 
 """
 
 
-def test_what_a_killed_process_left_is_deleted_by_the_next_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_are_deleted_and_those_of_live_ones_are_not(tmp_path: Path) -> None:
     paths = tmp_path / "classes", tmp_path / "index.html"
 
     def start() -> "subprocess.Popen[str]":
@@ -89,22 +89,22 @@ def test_what_a_killed_process_left_is_deleted_by_the_next_and_what_a_living_one
         assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
         return writer
 
-    with start() as killed, start() as living:
+    with start() as killed, start() as live:
         killed.kill()
         killed.wait()
         assert len(list(tmp_path.iterdir())) == 4
         with files.atomic_file(paths[1]) as temporary:
             temporary.write_text("whole")
-        assert len(list(tmp_path.glob(".writing-*"))) == 2, "those of the living one"
+        assert len(list(tmp_path.glob(".writing-*"))) == 2, "those of the live process"
         assert {path.name for path in tmp_path.glob(".writing-*/[!.]*")} == {"classes", "index.html"}
-        living.kill()
+        live.kill()
     with files.atomic_folder(paths[0]):
         pass
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert paths[1].read_text() == "whole"
 
 
-def test_many_that_write_the_same_at_once_leave_one_whole(tmp_path: Path) -> None:
+def test_concurrent_writes_of_a_file_leave_one_complete_version(tmp_path: Path) -> None:
     target = tmp_path / "metrics.csv"
 
     def write(number: int) -> None:
@@ -117,7 +117,7 @@ def test_many_that_write_the_same_at_once_leave_one_whole(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_folder_replaces_the_whole_folder(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     target = tmp_path / "classes"
     target.mkdir()
     (target / "stale.png").write_bytes(b"old")
@@ -129,19 +129,17 @@ def test_folder_replaces_the_whole_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_all_of_a_folder_is_on_the_disk_before_it_takes_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_flushed_to_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, flushed = tmp_path / "classes", []
     monkeypatch.setattr(files, "_flush", lambda path: flushed.append((path, target.exists())))
     with files.atomic_folder(target) as temporary:
         (temporary / "deep").mkdir()
         (temporary / "deep" / "26_bee.png").touch()
-    inside = [temporary, temporary / "deep", temporary / "deep" / "26_bee.png"]
-    assert flushed == [*((path, False) for path in inside), (tmp_path, True)]
+    contents = [temporary, temporary / "deep", temporary / "deep" / "26_bee.png"]
+    assert flushed == [*((path, False) for path in contents), (tmp_path, True)]
 
 
-def test_folder_keeps_what_was_there_when_filling_fails(tmp_path: Path) -> None:
+def test_a_folder_is_unchanged_if_writing_fails(tmp_path: Path) -> None:
     target = tmp_path / "classes"
     target.mkdir()
     (target / "26_bee.png").write_bytes(b"old")

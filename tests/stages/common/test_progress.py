@@ -3,13 +3,13 @@ import pytest
 from stages.common import progress
 
 
-def test_a_short_step_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_task_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress("reading", 3, "drawings") as add:
         add(3)
     assert capsys.readouterr() == ("", "")
 
 
-def test_without_a_terminal_a_long_step_prints_plain_lines(
+def test_a_long_task_prints_plain_lines_without_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 4.0, 12.0, 13.0, 15.0, 15.0])
@@ -24,7 +24,7 @@ def test_without_a_terminal_a_long_step_prints_plain_lines(
     ]
 
 
-def test_in_a_terminal_there_is_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_shows_a_bar_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with progress.progress("reading", 4000, "drawings") as add:
         add(4000)

@@ -21,16 +21,16 @@ def write(folder: Path, number: int = 4) -> None:
     table.to_parquet(folder / dataset.TABLE)
 
 
-def test_drawings_are_read_and_chosen_from(tmp_path: Path) -> None:
+def test_drawings_are_read_and_selected(tmp_path: Path) -> None:
     write(tmp_path)
     data = dataset.load(tmp_path)
-    kept = data.where(~data.heldout)
-    assert kept.labels.tolist() == [26, 26, 323]
-    np.testing.assert_array_equal(kept.images, data.images[[0, 2, 3]])
+    training = data.where(~data.heldout)
+    assert training.labels.tolist() == [26, 26, 323]
+    np.testing.assert_array_equal(training.images, data.images[[0, 2, 3]])
     assert data.classes(["tree", "bee"]) == (Class(323, "tree"), Class(26, "bee"))
 
 
-def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_class_without_drawings(tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(StageError, match="'swan'"):
         dataset.load(tmp_path).classes(["bee", "swan"])
@@ -40,18 +40,18 @@ def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_stage_to_run(tmp_path: Path, missing: str) -> None:
     write(tmp_path)
     (tmp_path / missing).unlink()
-    with pytest.raises(StageError, match=rf"{missing} is not there: run the stage filter first"):
+    with pytest.raises(StageError, match=rf"{missing} is missing: run the stage filter first"):
         dataset.load(tmp_path)
 
 
-def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+def test_images_that_do_not_match_the_table_are_rejected(tmp_path: Path) -> None:
     write(tmp_path)
     np.save(tmp_path / dataset.IMAGES, np.zeros((3, 28, 28, 1), np.uint8))
-    with pytest.raises(StageError, match=r"not uint8 of \(4, 28, 28, 1\)"):
+    with pytest.raises(StageError, match=r"expected: \(4, 28, 28, 1\)\): run the stage filter again"):
         dataset.load(tmp_path)
 
 
-def test_a_pickled_object_is_refused(tmp_path: Path) -> None:
+def test_a_pickled_object_is_rejected(tmp_path: Path) -> None:
     write(tmp_path)
     np.save(tmp_path / dataset.IMAGES, np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(StageError, match="run the stage filter again"):

@@ -8,7 +8,7 @@ from stages.outputs import model
 from tests.stages import models
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_unchanged(tmp_path: Path) -> None:
     saved = models.tiny()
     model.save(saved, tmp_path)
     loaded = model.load(tmp_path)
@@ -23,7 +23,7 @@ def test_one_hot_marks_the_class_in_the_order_of_the_settings() -> None:
     assert model.conditional_shape(models.CLASSES, "one_hot") == (3,)
 
 
-def test_the_raw_label_is_the_condition() -> None:
+def test_label_conditioning_uses_the_raw_label() -> None:
     assert model.encode_labels([323, 26], models.CLASSES, "label").tolist() == [323, 26]
     assert model.conditional_shape(models.CLASSES, "label") == ()
 
@@ -32,7 +32,7 @@ def test_the_raw_label_is_the_condition() -> None:
 def test_a_missing_file_names_the_stage_to_run(tmp_path: Path, missing: str) -> None:
     model.save(models.tiny(), tmp_path)
     (tmp_path / missing).unlink()
-    with pytest.raises(StageError, match=rf"{missing} is not there: run the stage train first"):
+    with pytest.raises(StageError, match=rf"{missing} is missing: run the stage train first"):
         model.load(tmp_path)
 
 
@@ -40,17 +40,17 @@ def test_a_missing_file_names_the_stage_to_run(tmp_path: Path, missing: str) -> 
     "text",
     ["", "[]", "{}", '{"network": {"image_shape": 1}}', '{"classes": [], "conditioning": "one_hot", "network": 3}'],
 )
-def test_a_configuration_that_describes_nothing_is_refused(tmp_path: Path, text: str) -> None:
+def test_an_invalid_configuration_is_rejected(tmp_path: Path, text: str) -> None:
     model.save(models.tiny(), tmp_path)
     (tmp_path / model.CONFIG).write_text(text)
-    with pytest.raises(StageError, match=r"config\.json does not describe a model"):
+    with pytest.raises(StageError, match=r"config\.json cannot be used \(.*\): run the stage train again"):
         model.load(tmp_path)
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_rejected(tmp_path: Path) -> None:
     model.save(models.tiny(num_hierarchies=1), tmp_path)
-    other = (tmp_path / model.WEIGHTS).read_bytes()
+    weights = (tmp_path / model.WEIGHTS).read_bytes()
     model.save(models.tiny(), tmp_path)
-    (tmp_path / model.WEIGHTS).write_bytes(other)
+    (tmp_path / model.WEIGHTS).write_bytes(weights)
     with pytest.raises(StageError, match="run the stage train again"):
         model.load(tmp_path)
