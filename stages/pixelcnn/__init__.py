@@ -1,4 +1,4 @@
-"""A PixelCNN++ that is autoregressive from its first step, and quick to train and to sample."""
+"""A PixelCNN++ that is autoregressive from the first training step, and fast to train and to sample."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,14 +1,14 @@
-"""The likelihood of a mixture of quantised logistics, finite wherever its parameters are.
+"""The log-likelihood of a mixture of quantised logistics, finite for all finite parameters.
 
 PixelCNN++ (arXiv 1701.05517) gives an integer pixel the mass of a logistic in its bin, from half a grey level below to
-half a level above, the first and the last value everything beyond as well. With a and b the ends of the bin in
-deviations from the centre, the difference of two sigmoids cancels to nothing in float32 as soon as both are near 0 or
-near 1; written as
+half a level above. The bins of the lowest and of the highest value extend to infinity. Let a and b be the ends of the
+bin, relative to the centre and in units of the scale. In float32 the difference of two sigmoids cancels to 0 if both
+are near 0 or near 1. Written as
 
     log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b))
 
-three terms of one sign are added, and nothing cancels. Everything stays on the network's scale of -1 to 1, where a
-pixel is rounded once: on the scale of grey levels a location of 0.3 is off by 1e-5 levels before it is compared.
+it is a sum of three terms of the same sign, and nothing cancels. All computation stays on the network's scale of -1 to
+1, where a pixel is rounded once: on the scale of grey levels, rounding alone shifts a location of 0.3 by 1e-5 levels.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import tensorflow as tf
 
 from stages.pixelcnn.network import Config, Mixture
 
-# Locations and coefficients beyond this are taken for this. With the smallest scale a log-probability is then at most
-# 1e33 below 0, and its gradient 1e36: an image of them still adds up to a float32.
-FARTHEST = 1e30
+# Locations and coefficients are clipped to this absolute value. With the smallest scale a log-probability is then at
+# least -1e33 and its gradient at most 1e36, so that the sum over an image still fits into a float32.
+MAX_ABS_LOC = 1e30
 
 
 def pixel_log_prob(config: Config, mixture: Mixture, images: tf.Tensor) -> tf.Tensor:
     """Natural log of every pixel's probability given the pixels before it, (batch, height, width).
 
     Args:
-      config: of the network that gave the mixture; `low`, `high` and the number of channels are read.
+      config: of the network that computed the mixture; `low`, `high` and the number of channels are read.
       mixture: parameters on the network's scale.
       images: (batch, height, width, channels), integers from `low` to `high` in the mixture's type. Values outside have
-        no mass in the model; the caller refuses them.
+        no mass in the model; the caller rejects them.
     """
     low, high = config.low, config.high
-    # Exact but for one rounding, where `scale_pixels` has two.
+    # Rounds once, where `scale_pixels` rounds twice.
     pixels = (2.0 * images - (low + high)) / (high - low)
     distance = pixels[..., tf.newaxis, :] - channel_locs(mixture, pixels)
     mass = _log_mass(config, images[..., tf.newaxis, :], distance, mixture.scales)
@@ -44,10 +44,10 @@ def pixel_log_prob(config: Config, mixture: Mixture, images: tf.Tensor) -> tf.Te
 
 
 def _log_mass(config: Config, y: tf.Tensor, distance: tf.Tensor, scales: tf.Tensor) -> tf.Tensor:
-    """The log of a logistic's mass in the bin of the pixel y, at a distance from the logistic's centre.
+    """Log of a logistic's mass in the bin of pixel y, at a distance from the logistic's centre.
 
-    The gradient is written out: automatic differentiation would take the difference of two numbers near 1/2 where the
-    scale is large, and runs twice as long.
+    The gradient is hand-written: automatic differentiation takes twice as long, and where the scale is large it
+    subtracts two numbers near 1/2.
     """
     half_bin = 1.0 / (config.high - config.low)
     lowest, highest = y <= config.low, y >= config.high
@@ -60,16 +60,16 @@ def _log_mass(config: Config, y: tf.Tensor, distance: tf.Tensor, scales: tf.Tens
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             beyond_end, before_begin = tf.sigmoid(-end), tf.sigmoid(begin)
-            # Inside, their difference: -sinh(u) / (cosh(u) + cosh(h)), numerator and denominator times 2 exp(-|u|).
+            # Inside, their difference is -sinh(u) / (cosh(u) + cosh(h)); both parts are multiplied by 2 exp(-|u|).
             u, h = tf.abs(distance / scales), half_bin / scales
-            fall = -tf.sign(distance) * tf.math.expm1(-2.0 * u)
-            fall /= -(1.0 + tf.exp(-2.0 * u) + tf.exp(h - u) + tf.exp(-h - u))
-            slope = tf.where(lowest, beyond_end, tf.where(highest, -before_begin, fall))
+            inside_slope = -tf.sign(distance) * tf.math.expm1(-2.0 * u)
+            inside_slope /= -(1.0 + tf.exp(-2.0 * u) + tf.exp(h - u) + tf.exp(-h - u))
+            slope = tf.where(lowest, beyond_end, tf.where(highest, -before_begin, inside_slope))
             x = 2.0 * h
-            widening = tf.where(x > 1e-6, x / tf.math.expm1(tf.maximum(x, 1e-6)), 1.0)
-            spread = tf.where(highest, 0.0, end * beyond_end) - tf.where(lowest, 0.0, begin * before_begin)
-            spread += tf.where(lowest | highest, 0.0, widening)
-            return [upstream * slope / scales, -upstream * spread / scales]
+            inside_scale_slope = tf.where(x > 1e-6, x / tf.math.expm1(tf.maximum(x, 1e-6)), 1.0)
+            scale_slope = tf.where(highest, 0.0, end * beyond_end) - tf.where(lowest, 0.0, begin * before_begin)
+            scale_slope += tf.where(lowest | highest, 0.0, inside_scale_slope)
+            return [upstream * slope / scales, -upstream * scale_slope / scales]
 
         return tf.where(lowest, below_end, tf.where(highest, above_begin, inside)), gradient
 
@@ -79,7 +79,7 @@ def _log_mass(config: Config, y: tf.Tensor, distance: tf.Tensor, scales: tf.Tens
 def _log1mexp(width: float, scales: tf.Tensor) -> tf.Tensor:
     """log(1 - exp(-width / scale)), also where the quotient is too small for a float.
 
-    Below log 2 it is log(width / scale) and the series of log(sinh(x / 2) / (x / 2)), off by 1e-9 at most; above, log1p
+    Below log 2 it is log(width / scale) and the series of log(sinh(x / 2) / (x / 2)), off by at most 1e-9; above, log1p
     (Maechler 2012).
     """
     x = width / scales
@@ -89,7 +89,7 @@ def _log1mexp(width: float, scales: tf.Tensor) -> tf.Tensor:
 
 
 def channel_locs(mixture: Mixture, pixels: tf.Tensor) -> tf.Tensor:
-    """The components' locations given the channels before: loc_i + sum over j < i of coeff_ij * channel_j.
+    """The components' locations given the earlier channels: loc_i + sum over j < i of coeff_ij * channel_j.
 
     Args:
       mixture: parameters on the network's scale.
@@ -98,15 +98,15 @@ def channel_locs(mixture: Mixture, pixels: tf.Tensor) -> tf.Tensor:
     Returns:
       (batch, height, width, num_logistic_mix, channels).
     """
-    locs = tf.clip_by_value(mixture.locs, -FARTHEST, FARTHEST)
+    locs = tf.clip_by_value(mixture.locs, -MAX_ABS_LOC, MAX_ABS_LOC)
     if mixture.coeffs is None:
         return locs
-    found = tf.unstack(locs, axis=-1)
-    coeffs = iter(tf.unstack(tf.clip_by_value(mixture.coeffs, -FARTHEST, FARTHEST), axis=-1))
-    for i in range(len(found)):
+    by_channel = tf.unstack(locs, axis=-1)
+    coeffs = iter(tf.unstack(tf.clip_by_value(mixture.coeffs, -MAX_ABS_LOC, MAX_ABS_LOC), axis=-1))
+    for i in range(len(by_channel)):
         for j in range(i):
-            found[i] += next(coeffs) * pixels[..., tf.newaxis, j]
-    return tf.stack(found, axis=-1)
+            by_channel[i] += next(coeffs) * pixels[..., tf.newaxis, j]
+    return tf.stack(by_channel, axis=-1)
 
 
 def scale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:

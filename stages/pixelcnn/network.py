@@ -1,14 +1,14 @@
-"""The PixelCNN++ network as a pure function: parameters and an image in, the mixture's parameters out.
+"""The PixelCNN++ network as a pure function from parameters and images to the parameters of each pixel's mixture.
 
 The architecture is that of `tfp.distributions.PixelCNN` (Salimans et al. 2017, arXiv 1701.05517): a vertical stack that
-sees the rows above, a horizontal stack that sees the pixels to the left and the row above, both a U-net of gated
-residual blocks. What differs is how a pixel is kept from seeing itself and the future: TFP multiplies full kernels by
-masks after every optimiser step; here a kernel holds its permitted taps only, and padding shifts them into place. There
-is no step, and no initialisation, at which the future leaks.
+sees the rows above, and a horizontal stack that sees the pixels to the left and the row above. Both are U-nets of gated
+residual blocks. The difference is how a pixel is prevented from seeing itself and later pixels. TFP multiplies full
+kernels by masks after every optimiser step. Here a kernel holds only the unmasked taps, and padding shifts them into
+position. So the network is causal at all times, including at initialisation.
 
-Parameters are a flat dictionary of arrays, `<layer>/<v|g|b|kernel>`. Layers that repeat (the convolutions of the
-residual blocks, the changes of resolution) are stacked along a first axis, in the order in which the network runs them:
-the full model has 30 arrays in place of TFP's 695 variables, which is what makes it quick to trace and to update.
+Parameters are a flat dictionary of arrays, `<layer>/<v|g|b|kernel>`. Repeated layers (the convolutions of the residual
+blocks, downsampling and upsampling) are stacked along a first axis, in the order in which the network runs them. The
+full model has 30 arrays where TFP has 695 variables, which makes it faster to trace and to update.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ Parameters = Mapping[str, tf.Tensor]
 StackName = Literal["vertical", "horizontal"]
 STACKS: tuple[StackName, StackName] = ("vertical", "horizontal")
 
-# Data-dependent initialisation divides by a layer's standard deviation over the first batch. Outputs that vary less
-# than this say nothing of their scale, as of a blank batch: they keep the one they have, or the scales would multiply
-# from layer to layer (of a plain grey batch the first gradient's norm is 9 so; with 0.1 as a floor it was 3e11).
-SMALLEST_STANDARD_DEVIATION = 0.1
+# Data-dependent initialisation divides by a layer's standard deviation over the first batch. If the outputs vary less
+# than this, as those of a blank batch do, their deviation says nothing about their scale, and the scale stays as it is.
+# Otherwise the scales would multiply from layer to layer: with 0.1 as a lower bound of the deviation, the norm of the
+# first gradient was 3e11 for a plain grey batch; now it is 9.
+MIN_STANDARD_DEVIATION = 0.1
 
 
 @dataclass(frozen=True)
 class Config:
-    """The architecture; the arguments mean what they mean in `tfp.distributions.PixelCNN`.
+    """The architecture; the arguments are those of `tfp.distributions.PixelCNN`, and `position`.
 
     Attributes:
       image_shape: height, width, channels; height and width divisible by 2 ** (num_hierarchies - 1).
       conditional_shape: shape of the condition of one image, or None.
       receptive_field_dims: rows and columns that a block's convolution covers, the current row included; columns odd.
-      position: what the network is told about where a pixel is, beside the image: "none" (as TFP), "ones" (a channel of
-        ones, so that the zero padding shows), "coordinates" (ones, row and column from -1 to 1).
+      position: input channels that encode a pixel's position: "none" (as TFP), "ones" (a channel of ones, which makes
+        the zero padding visible), "coordinates" (ones, row and column from -1 to 1).
     """
 
     image_shape: tuple[int, int, int]
@@ -71,9 +72,9 @@ class Config:
             )
         if columns % 2 == 0:
             raise ValueError(f"receptive_field_dims {self.receptive_field_dims}: the width must be odd.")
-        least = 3 if self.num_hierarchies > 1 else 2
-        if rows < least or columns < 3:
-            raise ValueError(f"receptive_field_dims {self.receptive_field_dims} must be at least ({least}, 3).")
+        min_rows = 3 if self.num_hierarchies > 1 else 2
+        if rows < min_rows or columns < 3:
+            raise ValueError(f"receptive_field_dims {self.receptive_field_dims} must be at least ({min_rows}, 3).")
         if self.resnet_activation not in xla_ops.ACTIVATIONS:
             raise ValueError(
                 f"resnet_activation {self.resnet_activation!r} must be one of {', '.join(xla_ops.ACTIVATIONS)}."
@@ -91,12 +92,12 @@ class Config:
 
     @property
     def num_coeffs(self) -> int:
-        """Coefficients by which a channel's location depends on the channels before it, for one component."""
+        """Number of coefficients, per component, by which a channel's location depends on the channels before it."""
         return self.num_channels * (self.num_channels - 1) // 2
 
     @property
     def num_outputs(self) -> int:
-        """Parameters of the mixture for one pixel."""
+        """Number of mixture parameters per pixel."""
         return self.num_logistic_mix * (1 + 2 * self.num_channels + self.num_coeffs)
 
     @property
@@ -107,13 +108,13 @@ class Config:
         return size
 
     @property
-    def activated(self) -> int:
-        """Channels of an activated feature map: concat_elu doubles them."""
+    def activated_channels(self) -> int:
+        """Number of channels of an activated feature map: concat_elu doubles them."""
         return self.num_filters * (2 if self.resnet_activation == "concat_elu" else 1)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The residual blocks in the order in which they run: down the U-net, then up."""
+        """The residual blocks in the order in which they run: the down path of the U-net, then the up path."""
         down = [Block(level, False) for level in range(self.num_hierarchies) for _ in range(self.num_resnet)]
         up = [
             Block(level, True)
@@ -124,17 +125,22 @@ class Config:
 
 
 class Block(NamedTuple):
-    """A residual block of both stacks: at which level (0 is full resolution), on the way down or up."""
+    """A residual block, which exists in both stacks.
+
+    Attributes:
+      level: 0 is full resolution.
+      up: whether the block is on the up path.
+    """
 
     level: int
     up: bool
 
 
-POSITIONS: dict[str, int] = {"none": 0, "ones": 1, "coordinates": 3}  # and how many channels each adds
+POSITIONS: dict[str, int] = {"none": 0, "ones": 1, "coordinates": 3}  # number of input channels that each adds
 
 
 def position_channels(config: Config) -> tf.Tensor:
-    """The constant channels beside the image, (height, width, POSITIONS[position])."""
+    """The constant input channels that encode the position, (height, width, POSITIONS[position])."""
     height, width, _ = config.image_shape
     ones = tf.ones((height, width))
     row = tf.linspace(-1.0, 1.0, height)[:, tf.newaxis] * ones
@@ -143,7 +149,7 @@ def position_channels(config: Config) -> tf.Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The layers: which taps each kernel holds, and where padding puts them
+# Layers: the taps of each kernel, and the padding that positions them
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -151,11 +157,11 @@ class Layer(NamedTuple):
     """One kind of layer, stacked `copies` times.
 
     Attributes:
-      kernel: shape of one kernel: (rows, columns, in, out), (in, out) for a dense layer; (rows, columns, out, in) where
-        `transposed`, as TensorFlow's transposed convolution wants it.
-      copies: how many of them the network has.
-      fans: fan-in and fan-out by which TFP's Glorot initialiser scales the kernel (of the uncropped kernel).
-      normalised: whether weight norm applies (not to the projections of the condition).
+      kernel: shape of one kernel: (rows, columns, in, out); (in, out) for a dense layer; (rows, columns, out, in) if
+        `transposed`, as TensorFlow's transposed convolution expects.
+      copies: number of layers of this kind.
+      fans: fan-in and fan-out of the uncropped kernel, by which TFP's Glorot initialiser scales the kernel.
+      normalised: whether weight norm applies (it does not to the projections of the condition).
     """
 
     kernel: tuple[int, ...]
@@ -166,20 +172,20 @@ class Layer(NamedTuple):
 
 
 def layers(config: Config) -> dict[str, Layer]:
-    """Every kind of layer by name, in the order in which the network first uses them."""
+    """All kinds of layers by name, in the order in which the network first uses them."""
     rows, columns = config.receptive_field_dims
     half = columns // 2
-    filters, activated = config.num_filters, config.activated
+    filters, activated = config.num_filters, config.activated_channels
     channels = config.num_channels + POSITIONS[config.position]
     num_blocks, num_up = len(config.blocks), sum(block.up for block in config.blocks)
-    num_down, num_changes = num_blocks - num_up, config.num_hierarchies - 1
+    num_down, num_resamplings = num_blocks - num_up, config.num_hierarchies - 1
 
-    def convolution(taps: tuple[int, int], full: tuple[int, int], fan_in: int, fan_out: int, count: int) -> Layer:
-        size = full[0] * full[1]
-        return Layer((*taps, fan_in, fan_out), count, (size * fan_in, size * fan_out))
+    def convolution(taps: tuple[int, int], uncropped: tuple[int, int], fan_in: int, fan_out: int, copies: int) -> Layer:
+        size = uncropped[0] * uncropped[1]
+        return Layer((*taps, fan_in, fan_out), copies, (size * fan_in, size * fan_out))
 
-    def dense(fan_in: int, fan_out: int, count: int) -> Layer:
-        return Layer((fan_in, fan_out), count, (fan_in, fan_out))
+    def dense(fan_in: int, fan_out: int, copies: int) -> Layer:
+        return Layer((fan_in, fan_out), copies, (fan_in, fan_out))
 
     table = {
         "init/vertical": convolution((rows - 1, columns), (2 * rows - 1, columns), channels, filters, 1),
@@ -187,25 +193,27 @@ def layers(config: Config) -> dict[str, Layer]:
         "init/left": convolution((2, half), (3, columns), channels, filters, 1),
     }
     taps = {"vertical": (rows - 1, columns), "horizontal": (2, half + 1)}
-    full = {"vertical": (2 * rows - 3, columns), "horizontal": (3, columns)}
+    uncropped = {"vertical": (2 * rows - 3, columns), "horizontal": (3, columns)}
     for stack in STACKS:
-        table[f"{stack}/conv1"] = convolution(taps[stack], full[stack], activated, filters, num_blocks)
-        table[f"{stack}/conv2"] = convolution(taps[stack], full[stack], activated, 2 * filters, num_blocks)
+        table[f"{stack}/conv1"] = convolution(taps[stack], uncropped[stack], activated, filters, num_blocks)
+        table[f"{stack}/conv2"] = convolution(taps[stack], uncropped[stack], activated, 2 * filters, num_blocks)
         if config.conditional_shape is not None:
             projection = dense(config.conditional_size, 2 * filters, num_blocks)
             table[f"{stack}/condition"] = projection._replace(normalised=False)
     table["horizontal/skip_down"] = dense(activated, filters, num_down)
     table["vertical/skip_up"] = dense(activated, filters, num_up)
     table["horizontal/skip_up"] = dense(2 * activated, filters, num_up)
-    if num_changes:
+    if num_resamplings:
         for stack in STACKS:
             height, width = taps[stack]
             full_width = width + 1 if stack == "vertical" else 2 * width
-            table[f"{stack}/shrink"] = convolution(taps[stack], (2 * height, full_width), filters, filters, num_changes)
+            table[f"{stack}/shrink"] = convolution(
+                taps[stack], (2 * height, full_width), filters, filters, num_resamplings
+            )
             height, width = taps[stack]
             full_width = width + 1 if stack == "vertical" else 2 * width - 2
             table[f"{stack}/grow"] = convolution(
-                taps[stack], (2 * height - 2, full_width), filters, filters, num_changes
+                taps[stack], (2 * height - 2, full_width), filters, filters, num_resamplings
             )._replace(transposed=True)
     table["output"] = dense(filters, config.num_outputs, 1)
     return table
@@ -213,23 +221,23 @@ def layers(config: Config) -> dict[str, Layer]:
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by name."""
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     for name, layer in layers(config).items():
         outputs = layer.kernel[-2 if layer.transposed else -1]
         if layer.normalised and config.use_weight_norm:
-            found[f"{name}/v"] = (layer.copies, *layer.kernel)
-            found[f"{name}/g"] = (layer.copies, outputs)
+            by_name[f"{name}/v"] = (layer.copies, *layer.kernel)
+            by_name[f"{name}/g"] = (layer.copies, outputs)
         else:
-            found[f"{name}/kernel"] = (layer.copies, *layer.kernel)
-        found[f"{name}/b"] = (layer.copies, outputs)
-    return found
+            by_name[f"{name}/kernel"] = (layer.copies, *layer.kernel)
+        by_name[f"{name}/b"] = (layer.copies, outputs)
+    return by_name
 
 
 def initialise(config: Config, seed: int, dtype: tf.DType = tf.float32) -> dict[str, tf.Tensor]:
-    """Random parameters: Glorot uniform over TFP's fans, the condition's projections normal with deviation 0.05.
+    """Random initial parameters: Glorot uniform with TFP's fans; for projections of the condition, normal.
 
-    The same seed gives the same parameters on every machine. With weight norm, `g` is the kernel's norm until
-    `data_dependent_initialisation` has seen a batch.
+    The normal distribution has a standard deviation of 0.05. The same seed gives the same parameters on every machine.
+    With weight norm, `g` is the norm of the kernel until `data_dependent_initialisation` replaces it.
     """
     parameters: dict[str, tf.Tensor] = {}
     for index, (name, layer) in enumerate(layers(config).items()):
@@ -250,7 +258,7 @@ def initialise(config: Config, seed: int, dtype: tf.DType = tf.float32) -> dict[
 
 
 def norms(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
-    """The scales `<layer>/g` with which weight norm gives back the kernels `<layer>/v` as they are."""
+    """The scales `<layer>/g` with which weight norm leaves the kernels `<layer>/v` unchanged."""
     return {
         f"{name}/g": tf.sqrt(tf.reduce_sum(tf.square(parameters[f"{name}/v"]), axis=_norm_axes(layer)))
         for name, layer in layers(config).items()
@@ -259,18 +267,18 @@ def norms(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
 
 
 def _norm_axes(layer: Layer) -> list[int]:
-    """The axes of a stacked kernel that one output's norm runs over."""
+    """The axes of a stacked kernel over which the norm of one output is taken."""
     rank = len(layer.kernel) + 1
     return [axis for axis in range(1, rank) if axis != rank - (2 if layer.transposed else 1)]
 
 
 def kernels(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
-    """The plain kernels and biases, `<layer>/kernel` and `<layer>/b`: weight norm (arXiv 1602.07868) applied."""
+    """Plain kernels and biases, `<layer>/kernel` and `<layer>/b`, with weight norm (arXiv 1602.07868) applied."""
     plain: dict[str, tf.Tensor] = {}
     for name, layer in layers(config).items():
         if f"{name}/v" in parameters:
             v, g = parameters[f"{name}/v"], parameters[f"{name}/g"]
-            # As `tf.nn.l2_normalize(v) * g`, with the division and the product taken once for an output.
+            # Equals `tf.nn.l2_normalize(v) * g`, but combines the two factors of each output before multiplying v.
             scale = g * tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(v), axis=_norm_axes(layer)), 1e-12))
             shape = [layer.copies, *[1] * len(layer.kernel)]
             shape[-2 if layer.transposed else -1] = scale.shape[-1]
@@ -281,39 +289,41 @@ def kernels(config: Config, parameters: Parameters) -> dict[str, tf.Tensor]:
     return plain
 
 
-# The layers run on the image turned by half a circle, where what precedes a pixel lies below and right of it. An odd
-# zero of TensorFlow's SAME padding goes behind the image, as a kernel wants it that reaches back by one. So no padded
-# copy of a feature map is made, forward or backward: 3 to 4% of a training step on a CPU.
+# The layers run on the image rotated by 180 degrees, in which earlier pixels lie below and to the right. TensorFlow's
+# SAME padding puts an odd zero after the image, as a kernel that reaches back by one needs it. So no padded copy of a
+# feature map is made, forward or backward, which saves 3 to 4% of a training step on a CPU.
 
 
 def _rotate_180(kernels: Parameters) -> dict[str, tf.Tensor]:
-    """The kernels for an image turned by half a circle; dense ones and biases as they are."""
+    """The kernels for an image rotated by 180 degrees; dense kernels and biases are unchanged."""
     return {name: tf.reverse(kernel, [1, 2]) if len(kernel.shape) == 5 else kernel for name, kernel in kernels.items()}
 
 
 def _convolve(
     x: tf.Tensor, kernel: tf.Tensor, rows: tuple[int, int], columns: tuple[int, int], stride: int = 1
 ) -> tf.Tensor:
-    """A convolution with so many rows and columns of zeros before and behind the image; below 0 cuts them off."""
+    """A convolution, with the given rows and columns of zeros before and after the image; a negative number crops."""
     if min(rows[0], columns[0]) < 0:
         x = x[:, max(-rows[0], 0) :, max(-columns[0], 0) :]
-    padding = [(max(before, 0), behind) for before, behind in (rows, columns)]
-    if padding == [_same(size, taps, stride) for size, taps in zip(x.shape[1:3], kernel.shape[:2], strict=True)]:
+    padding = [(max(before, 0), after) for before, after in (rows, columns)]
+    if padding == [
+        _same_padding(size, taps, stride) for size, taps in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    ]:
         return tf.nn.conv2d(x, kernel, strides=stride, padding="SAME")
     return tf.nn.conv2d(tf.pad(x, [(0, 0), *padding, (0, 0)]), kernel, strides=stride, padding="VALID")
 
 
-def _same(size: int, taps: int, stride: int) -> tuple[int, int]:
-    """The zeros that TensorFlow's SAME padding puts before and behind a dimension."""
+def _same_padding(size: int, taps: int, stride: int) -> tuple[int, int]:
+    """The number of zeros that TensorFlow's SAME padding puts before and after a dimension."""
     zeros = max((-(-size // stride) - 1) * stride + taps - size, 0)
     return zeros // 2, zeros - zeros // 2
 
 
 def _upsample(x: tf.Tensor, kernel: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
-    """Twice the resolution, by a transposed convolution whose first rows and columns are cut off."""
+    """A transposed convolution that doubles the resolution; crops the first `rows` and `columns` of its output."""
     batch, (height, width) = tf.shape(x)[0], (2 * size for size in x.shape[1:3])
     taps = kernel.shape
-    if (rows, columns) == (_same(height, taps[0], 2)[0], _same(width, taps[1], 2)[0]):
+    if (rows, columns) == (_same_padding(height, taps[0], 2)[0], _same_padding(width, taps[1], 2)[0]):
         return tf.nn.conv2d_transpose(x, kernel, (batch, height, width, taps[2]), strides=2, padding="SAME")
     full = (batch, height - 2 + taps[0], width - 2 + taps[1], taps[2])
     out = tf.nn.conv2d_transpose(x, kernel, full, strides=2, padding="VALID")
@@ -321,7 +331,7 @@ def _upsample(x: tf.Tensor, kernel: tf.Tensor, rows: int, columns: int) -> tf.Te
 
 
 def _operations(config: Config) -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]:
-    """What each kind of layer does with an input and a plain kernel, both turned, before the bias."""
+    """The operation of each kind of layer on a rotated input and a rotated plain kernel, before the bias."""
     rows, columns = config.receptive_field_dims
     half = columns // 2
 
@@ -344,7 +354,7 @@ def _operations(config: Config) -> dict[str, Callable[[tf.Tensor, tf.Tensor], tf
         "horizontal/skip_down": _dense,
         "vertical/condition": _dense,
         "horizontal/condition": _dense,
-        # An output is where the first of its two rows and columns was, which the turn makes the second.
+        # An output is at the position of the first of its two rows and columns, which rotation makes the second.
         "vertical/shrink": lambda x, kernel: _convolve(x, kernel, (-1, rows - 2), (half - 1, half), 2),
         "horizontal/shrink": lambda x, kernel: _convolve(x, kernel, (-1, 1), (-1, half), 2),
         "vertical/grow": lambda x, kernel: _upsample(x, kernel, rows - 3, half - 1),
@@ -361,24 +371,24 @@ def _dense(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The network: how the layers are joined
+# The network: how the layers are connected
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Applies one layer: its name, which of its kind, its input.
+# Applies one layer: its name, its index among the layers of that name, its input.
 Apply = Callable[[str, int, tf.Tensor], tf.Tensor]
-# Runs one residual block: which, its stack, its input, what enters after the first convolution, the condition.
+# Runs one residual block: its index, its stack, its input, what is added after the first convolution, the condition.
 RunBlock = Callable[[int, StackName, "Features", tf.Tensor | None, tf.Tensor | None], "Features"]
 
 
 class Features(NamedTuple):
-    """A feature map and its activation, computed once however many layers read it."""
+    """A feature map and its activation, which is computed once although several layers read it."""
 
     value: tf.Tensor
     active: tf.Tensor
 
 
 class Mixture(NamedTuple):
-    """Parameters of the mixture of logistics of every pixel, on the network's scale of -1 to 1.
+    """Parameters of every pixel's mixture of logistics, on the network's scale of -1 to 1.
 
     Attributes:
       logits: (batch, height, width, num_logistic_mix), unnormalised log weights of the components.
@@ -401,9 +411,9 @@ def forward(
     dropout_seed: tf.Tensor | None = None,
     dtype: tf.DType | None = None,
 ) -> Mixture:
-    """The mixture's parameters of every pixel, each a function of the pixels before it in raster order.
+    """The parameters of every pixel's mixture, a function of the pixels before it in raster order.
 
-    The arguments are those of `outputs`.
+    Args: as in `outputs`.
     """
     return _mixture(config, outputs(config, weights, images, condition, dropout_seed=dropout_seed, dtype=dtype))
 
@@ -417,24 +427,24 @@ def outputs(
     dropout_seed: tf.Tensor | None = None,
     dtype: tf.DType | None = None,
 ) -> tf.Tensor:
-    """What the last layer gives for every pixel: (batch, height, width, num_outputs).
+    """The outputs of the last layer for every pixel: (batch, height, width, num_outputs).
 
-    Of each component of the mixture its logit, locs, scales before they are made positive, and coeffs.
+    For each component of the mixture: its logit, its locs, its scales before they are made positive, and its coeffs.
 
     Args:
       config: the architecture.
       weights: plain kernels and biases, from `kernels`.
       images: (batch, height, width, channels), pixels scaled to -1..1, of the dtype of the weights.
-      condition: (batch, *conditional_shape), or None where the network has no condition.
-      dropout_seed: two integers; dropout is off where there is none.
-      dtype: of the convolutions and of the activations between them; None is that of the weights. Weights, sums and
-        outputs keep theirs.
+      condition: (batch, *conditional_shape), or None if the network has no condition.
+      dropout_seed: two integers, or None for no dropout.
+      dtype: of the convolutions and of the activations between them; None uses the dtype of the weights. Weights, sums
+        and outputs keep theirs.
     """
     operations = _operations(config)
     sums = images.dtype
     dtype = dtype or sums
     weights = _rotate_180(weights)
-    # A layer's kernels are cast and cut apart once, not once a use.
+    # The kernels of a layer are cast and unstacked once, not at each use.
     stacked = {name: tf.unstack(tf.cast(weights[f"{name}/kernel"], dtype)) for name in layers(config)}
     biases = {name: tf.unstack(weights[f"{name}/b"]) for name in stacked}
     seeds: list[tf.Tensor | None] = [None] * 2 * len(config.blocks)
@@ -446,15 +456,15 @@ def outputs(
         return _apply(operations, name, stacked[name][index], biases[name][index], x)
 
     def block(
-        index: int, stack: StackName, source: Features, across: tf.Tensor | None, condition: tf.Tensor | None
+        index: int, stack: StackName, source: Features, skip: tf.Tensor | None, condition: tf.Tensor | None
     ) -> Features:
-        places = block_layers(config, index, stack)
+        roles = block_layers(config, index, stack)
         seed = seeds[2 * index + (stack == "horizontal")]
         if tf.executing_eagerly():
-            return _block(config, lambda role, x: apply(*places[role], x), source, across, condition, seed, dtype)
-        own = {role: (stacked[name][place], biases[name][place]) for role, (name, place) in places.items()}
-        names = tuple((role, name) for role, (name, _) in places.items())
-        return _traced_block(config, names, dtype)(own, source, across, condition, seed)
+            return _block(config, lambda role, x: apply(*roles[role], x), source, skip, condition, seed, dtype)
+        block_weights = {role: (stacked[name][copy], biases[name][copy]) for role, (name, copy) in roles.items()}
+        names = tuple((role, name) for role, (name, _) in roles.items())
+        return _traced_block(config, names, dtype)(block_weights, source, skip, condition, seed)
 
     return _run(config, apply, block, images, condition, dtype)
 
@@ -466,7 +476,7 @@ def _apply(
     bias: tf.Tensor,
     x: tf.Tensor,
 ) -> tf.Tensor:
-    """One layer, in the type of its kernel and summed in the type of its bias."""
+    """Apply one layer in the dtype of its kernel; the sum with the bias is in the dtype of the bias."""
     return tf.nn.bias_add(tf.cast(operations[name](tf.cast(x, kernel.dtype), kernel), bias.dtype), bias)
 
 
@@ -476,7 +486,7 @@ def _traced_block(config: Config, names: tuple[tuple[str, str], ...], dtype: tf.
 
     Args:
       config: the architecture.
-      names: the block's roles and the kinds of layers that play them.
+      names: the role and the kind of each layer of the block.
       dtype: of the convolutions.
     """
     operations, kinds = _operations(config), dict(names)
@@ -485,45 +495,45 @@ def _traced_block(config: Config, names: tuple[tuple[str, str], ...], dtype: tf.
     def traced(
         weights: Mapping[str, tuple[tf.Tensor, tf.Tensor]],
         source: Features,
-        across: tf.Tensor | None,
+        skip: tf.Tensor | None,
         condition: tf.Tensor | None,
         seed: tf.Tensor | None,
     ) -> Features:
         def apply(role: str, x: tf.Tensor) -> tf.Tensor:
             return _apply(operations, kinds[role], *weights[role], x)
 
-        return _block(config, apply, source, across, condition, seed, dtype)
+        return _block(config, apply, source, skip, condition, seed, dtype)
 
     return traced
 
 
 def block_layers(config: Config, index: int, stack: StackName) -> dict[str, tuple[str, int]]:
-    """The layers of a residual block by the role they play in it: the kind, and which of the kind."""
+    """The layers of a residual block by their role in it: the kind, and the index among the layers of that kind."""
     num_down = config.num_resnet * config.num_hierarchies
-    found = {"conv1": (f"{stack}/conv1", index), "conv2": (f"{stack}/conv2", index)}
+    roles = {"conv1": (f"{stack}/conv1", index), "conv2": (f"{stack}/conv2", index)}
     if index >= num_down:
-        found["skip"] = (f"{stack}/skip_up", index - num_down)
+        roles["skip"] = (f"{stack}/skip_up", index - num_down)
     elif stack == "horizontal":
-        found["skip"] = (f"{stack}/skip_down", index)
+        roles["skip"] = (f"{stack}/skip_down", index)
     if config.conditional_shape is not None:
-        found["condition"] = (f"{stack}/condition", index)
-    return found
+        roles["condition"] = (f"{stack}/condition", index)
+    return roles
 
 
 def _block(
     config: Config,
     apply: Callable[[str, tf.Tensor], tf.Tensor],
     source: Features,
-    across: tf.Tensor | None,
+    skip: tf.Tensor | None,
     condition: tf.Tensor | None,
     seed: tf.Tensor | None,
     dtype: tf.DType,
 ) -> Features:
-    """A gated residual block (Figure 2 of arXiv 1606.05328); `across` comes from other blocks, activated."""
+    """A gated residual block (Figure 2 of arXiv 1606.05328); `skip` holds activated features of other blocks."""
     activation = config.resnet_activation
     x = apply("conv1", source.active)
-    if across is not None:
-        x = x + apply("skip", across)
+    if skip is not None:
+        x = x + apply("skip", skip)
     if seed is None:
         x = xla_ops.activate(activation, dtype)(x)
     else:
@@ -541,14 +551,14 @@ def _run(
     condition: tf.Tensor | None,
     dtype: tf.DType,
 ) -> tf.Tensor:
-    """Joins layers and blocks, both for turned images, to the network; its last layer's outputs."""
+    """Run the network, given functions that run a layer and a block on rotated images; its last layer's outputs."""
 
     def features(value: tf.Tensor) -> Features:
         return Features(value, xla_ops.activate(config.resnet_activation, dtype)(value))
 
     if (condition is None) != (config.conditional_shape is None):
-        found = "missing" if condition is None else "given"
-        raise ValueError(f"The condition is {found}, and conditional_shape is {config.conditional_shape}.")
+        status = "missing" if condition is None else "given"
+        raise ValueError(f"condition is {status}, but conditional_shape is {config.conditional_shape}.")
     if condition is not None:
         condition = tf.reshape(tf.cast(condition, images.dtype), [-1, config.conditional_size])
     if config.position != "none":
@@ -559,38 +569,38 @@ def _run(
 
     vertical = features(apply("init/vertical", 0, images))
     horizontal = features(apply("init/up", 0, images) + apply("init/left", 0, images))
-    passed = [(vertical, horizontal)]  # what the way up meets again, last in first out
+    skips = [(vertical, horizontal)]  # skip connections to the up path: last in, first out
     level = 0
     for index, (block_level, up) in enumerate(config.blocks):
         if block_level > level:
             vertical = features(apply("vertical/shrink", level, vertical.value))
             horizontal = features(apply("horizontal/shrink", level, horizontal.value))
-            passed.append((vertical, horizontal))
+            skips.append((vertical, horizontal))
         elif block_level < level:
-            change = config.num_hierarchies - 1 - level
-            vertical = features(apply("vertical/grow", change, vertical.value))
-            horizontal = features(apply("horizontal/grow", change, horizontal.value))
+            upsampling = config.num_hierarchies - 1 - level
+            vertical = features(apply("vertical/grow", upsampling, vertical.value))
+            horizontal = features(apply("horizontal/grow", upsampling, horizontal.value))
         level = block_level
         if up:
             if index == config.num_resnet * config.num_hierarchies:
-                passed.pop()  # the lowest feature map is where the way up starts
-            across_vertical, across_horizontal = passed.pop()
-            vertical = block(index, "vertical", vertical, across_vertical.active, condition)
-            both = tf.concat([vertical.active, across_horizontal.active], axis=-1)
-            horizontal = block(index, "horizontal", horizontal, both, condition)
+                skips.pop()  # the up path starts from this feature map, the lowest
+            skip_vertical, skip_horizontal = skips.pop()
+            vertical = block(index, "vertical", vertical, skip_vertical.active, condition)
+            joined = tf.concat([vertical.active, skip_horizontal.active], axis=-1)
+            horizontal = block(index, "horizontal", horizontal, joined, condition)
         else:
             vertical = block(index, "vertical", vertical, None, condition)
             horizontal = block(index, "horizontal", horizontal, vertical.active, condition)
-            passed.append((vertical, horizontal))
+            skips.append((vertical, horizontal))
     return tf.reverse(apply("output", 0, tf.nn.elu(horizontal.value)), [1, 2])
 
 
 def _mixture(config: Config, outputs: tf.Tensor) -> Mixture:
-    """Cuts the network's outputs (batch, height, width, num_outputs) into the mixture's parameters."""
+    """Split the network's outputs (batch, height, width, num_outputs) into the parameters of the mixture."""
     channels, coeffs = config.num_channels, config.num_coeffs
     shape = tf.concat([tf.shape(outputs)[:-1], [config.num_logistic_mix, 1 + 2 * channels + coeffs]], axis=0)
     logits, locs, scales, rest = tf.split(tf.reshape(outputs, shape), [1, channels, channels, coeffs], axis=-1)
-    # TFP's floor: no component collapses to a point.
+    # TFP's lower bound, which keeps a component from collapsing to a point.
     scales = tf.nn.softplus(scales) + math.exp(-7.0)
     return Mixture(logits[..., 0], locs, scales, rest if coeffs else None)
 
@@ -598,18 +608,19 @@ def _mixture(config: Config, outputs: tf.Tensor) -> Mixture:
 def data_dependent_initialisation(
     config: Config, parameters: Parameters, images: tf.Tensor, condition: tf.Tensor | None = None
 ) -> dict[str, tf.Tensor]:
-    """Scales and biases such that every layer's outputs have mean 0 and variance 1 on this batch (arXiv 1602.07868).
+    """Set scales and biases so that every layer's outputs have mean 0 and variance 1 on a batch (arXiv 1602.07868).
 
-    A channel that hardly varies over the batch keeps the scale of its kernel's direction, 1.
-
-    Needs weight norm; without it the parameters come back as they are. The masks hold here as everywhere, so what is
-    measured is what the network will compute.
+    A channel that hardly varies over the batch keeps the scale of its kernel's direction, 1. The network is causal here
+    as well, so the statistics are those of the outputs that it will compute.
 
     Args:
       config: the architecture.
-      parameters: from `initialise`; only the directions of the kernels (`v`) are read of the normalised layers.
+      parameters: from `initialise`; of the normalised layers only the directions of the kernels (`v`) are read.
       images: (batch, height, width, channels), pixels scaled to -1..1.
       condition: (batch, *conditional_shape), or None.
+
+    Returns:
+      All parameters; without weight norm or data-dependent initialisation, unchanged.
     """
     if not (config.use_weight_norm and config.use_data_init):
         return dict(parameters)
@@ -627,17 +638,17 @@ def data_dependent_initialisation(
             return out + b[name][index]
         mean, variance = tf.nn.moments(out, list(range(out.shape.rank - 1)))
         deviation = tf.sqrt(variance)
-        scale = 1.0 / tf.where(deviation > SMALLEST_STANDARD_DEVIATION, deviation, 1.0)
+        scale = 1.0 / tf.where(deviation > MIN_STANDARD_DEVIATION, deviation, 1.0)
         g[name][index], b[name][index] = scale, -mean * scale
         return (out - mean) * scale
 
     def block(
-        index: int, stack: StackName, source: Features, across: tf.Tensor | None, condition: tf.Tensor | None
+        index: int, stack: StackName, source: Features, skip: tf.Tensor | None, condition: tf.Tensor | None
     ) -> Features:
-        places = block_layers(config, index, stack)
-        return _block(config, lambda role, x: apply(*places[role], x), source, across, condition, None, images.dtype)
+        roles = block_layers(config, index, stack)
+        return _block(config, lambda role, x: apply(*roles[role], x), source, skip, condition, None, images.dtype)
 
     _run(config, apply, block, images, condition, images.dtype)
-    found = {f"{name}/g": tf.stack(values) for name, values in g.items()}
-    found |= {f"{name}/b": tf.stack(values) for name, values in b.items()}
-    return dict(parameters) | found
+    changed = {f"{name}/g": tf.stack(values) for name, values in g.items()}
+    changed |= {f"{name}/b": tf.stack(values) for name, values in b.items()}
+    return dict(parameters) | changed

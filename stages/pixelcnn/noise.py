@@ -1,8 +1,8 @@
-"""Drawing pixels from the network's outputs with noise that is given, in NumPy.
+"""Pixels sampled from the network's outputs with given noise, in NumPy.
 
-A pixel's component is the argmax of logits + temperature * Gumbel noise, its value loc + temperature * scale * logistic
-noise: at temperature 1 a draw from the mixture, at 0 its likeliest component's centre. With the noise outside, two
-samplers that should agree can be compared pixel for pixel.
+The component of a pixel is the argmax of logits + temperature * Gumbel noise. Its value is loc + temperature * scale *
+logistic noise. At temperature 1 this is a sample of the mixture; at 0 it is the loc of the likeliest component. Because
+the noise is an argument, two samplers that should agree can be compared pixel by pixel.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from stages.pixelcnn.network import Config
 Floats = NDArray[np.float32]
 
 ZERO, ONE, MINUS_ONE = np.zeros((), np.float32), np.ones((), np.float32), -np.ones((), np.float32)
-SMALLEST_SCALE = np.array(np.exp(-7.0), np.float32)  # TFP's floor
+MIN_SCALE = np.array(np.exp(-7.0), np.float32)  # TFP's lower bound
 
 
 class Noise(NamedTuple):
-    """What a drawing is made of beside the weights; leading axes (drawings, height, width) or those of a part.
+    """The random numbers of drawings; leading axes (drawings, height, width), or a part of them.
 
     Attributes:
       gumbel: (…, num_logistic_mix), standard Gumbel.
@@ -33,25 +33,25 @@ class Noise(NamedTuple):
 
 
 def noise(config: Config, seed: int, keys: NDArray[np.integer]) -> Noise:
-    """The noise of drawings, each by its key alone: whatever the batch, the order or the machine.
+    """The noise of drawings. It depends only on the seed and a drawing's key, not on batch, order or machine.
 
-    The counter-based generator Philox (Salmon et al. 2011) with the seed as its key and the drawing's key in the
-    counter: no two drawings share a random number.
+    The seed is the key of the counter-based generator Philox (Salmon et al. 2011), and the drawing's key is a part of
+    its counter, so no two drawings share a random number.
 
     Args:
       config: image_shape and num_logistic_mix are read.
-      seed: from 0 up, below 2 ** 64.
-      keys: (drawings, k), whole numbers from 0 up, k from 1 to 3: a class and an index, say.
+      seed: at least 0, below 2 ** 64.
+      keys: (drawings, k), integers of at least 0, with k from 1 to 3; for example a label and an index.
     """
     height, width, channels = config.image_shape
-    each = config.num_logistic_mix + channels
-    uniform = np.empty((len(keys), height, width, each))
-    for row, key in zip(uniform, keys, strict=True):
-        # The lowest of the counter's four words counts within the drawing.
+    per_pixel = config.num_logistic_mix + channels
+    uniform = np.empty((len(keys), height, width, per_pixel))
+    for numbers, key in zip(uniform, keys, strict=True):
+        # The lowest of the counter's four words counts the random numbers of the drawing.
         counter = np.zeros(4, np.uint64)
         counter[1 : 1 + len(key)] = key
-        raw = np.random.Philox(counter=counter, key=np.array([seed, 0], np.uint64)).random_raw(row.size)
-        row[...] = ((raw >> np.uint64(11)).astype(np.float64) + 0.5).reshape(row.shape) * 2.0**-53
+        raw = np.random.Philox(counter=counter, key=np.array([seed, 0], np.uint64)).random_raw(numbers.size)
+        numbers[...] = ((raw >> np.uint64(11)).astype(np.float64) + 0.5).reshape(numbers.shape) * 2.0**-53
     gumbel, logistic = np.split(uniform, [config.num_logistic_mix], axis=-1)
     return Noise(
         (-np.log(-np.log(gumbel))).astype(np.float32), (np.log(logistic) - np.log1p(-logistic)).astype(np.float32)
@@ -59,11 +59,11 @@ def noise(config: Config, seed: int, keys: NDArray[np.integer]) -> Noise:
 
 
 class Pixels(NamedTuple):
-    """Drawn pixels on two scales.
+    """Sampled pixels on two scales.
 
     Attributes:
-      value: (channels, pixels), from low to high and before rounding.
-      scaled: (channels, pixels), from -1 to 1: what the network sees of them.
+      value: (channels, pixels), from low to high, before rounding.
+      scaled: (channels, pixels), from -1 to 1, as the network sees them.
     """
 
     value: Floats
@@ -71,43 +71,43 @@ class Pixels(NamedTuple):
 
 
 class PixelSampler:
-    """Draws pixels of one number, again and again: what can be computed beforehand is.
+    """Samples a fixed number of pixels per call; computes the indices in advance.
 
     Attributes:
-      quantised: whether the network, and the channels to come, see a pixel rounded.
+      quantised: whether the network, and the later channels of the pixel, see a channel's value rounded.
     """
 
     def __init__(self, config: Config, pixels: int, *, quantised: bool = True) -> None:
         self.config, self.quantised = config, quantised
         parameters = config.num_outputs // config.num_logistic_mix
-        # In the outputs as one axis: where a component begins, a pixel is, and what is wanted of them.
-        self.component = parameters * pixels
-        self.wanted = np.arange(1, parameters)[:, np.newaxis] * pixels + np.arange(pixels)
+        # Indices into the flattened outputs: the distance between components, and the parameters of the first one.
+        self.component_stride = parameters * pixels
+        self.parameter_indices = np.arange(1, parameters)[:, np.newaxis] * pixels + np.arange(pixels)
 
-    def __call__(self, outputs: Floats, gumbel: Floats, logistic: Floats, seen: Floats | None = None) -> Pixels:
-        """Pixels from the parameters of their mixtures, pixels along the last axis.
+    def __call__(self, outputs: Floats, gumbel: Floats, logistic: Floats, observed: Floats | None = None) -> Pixels:
+        """Sample pixels from the parameters of their mixtures; pixels are along the last axis.
 
         Args:
-          outputs: (num_outputs, pixels), of each component its logit, locs, scales before they are made positive, and
-            coeffs.
+          outputs: (num_outputs, pixels): for each component its logit, its locs, its scales before they are made
+            positive, and its coeffs.
           gumbel: (num_logistic_mix, pixels), noise times temperature.
           logistic: (channels, pixels), noise times temperature.
-          seen: (channels, pixels), -1 to 1: what the channels to come see in place of what is drawn.
+          observed: (channels, pixels), from -1 to 1: the values that later channels see in place of the sampled ones.
         """
         channels = self.config.num_channels
         logits = outputs[:: outputs.shape[0] // len(gumbel)]
         component = (logits + gumbel).argmax(axis=0)
-        component *= self.component
-        locs_scales_coeffs = outputs.reshape(-1).take(self.wanted + component)
+        component *= self.component_stride
+        locs_scales_coeffs = outputs.reshape(-1).take(self.parameter_indices + component)
         scales = np.logaddexp(locs_scales_coeffs[channels : 2 * channels], ZERO)
-        scales += SMALLEST_SCALE
+        scales += MIN_SCALE
         scaled = scales * logistic
         scaled += locs_scales_coeffs[:channels]
         value = np.empty_like(scaled)
         coeffs = iter(locs_scales_coeffs[2 * channels :])
         for i in range(channels):
             for j in range(i):
-                scaled[i] += next(coeffs) * (scaled if seen is None else seen)[j]
+                scaled[i] += next(coeffs) * (scaled if observed is None else observed)[j]
             np.minimum(scaled[i], ONE, out=scaled[i])
             np.maximum(scaled[i], MINUS_ONE, out=scaled[i])
             value[i] = to_pixels(self.config, scaled[i])
@@ -117,10 +117,10 @@ class PixelSampler:
 
 
 def to_pixels(config: Config, scaled: Floats) -> Floats:
-    """From the network's -1..1 to low..high."""
+    """Pixels from the network's -1..1 to low..high."""
     return (scaled + ONE) * np.float32((config.high - config.low) / 2) + np.float32(config.low)
 
 
 def to_scale(config: Config, pixels: Floats) -> Floats:
-    """From low..high to the network's -1..1."""
+    """Pixels from low..high to the network's -1..1."""
     return (pixels - np.float32(config.low)) * np.float32(2) / np.float32(config.high - config.low) - ONE

@@ -1,13 +1,15 @@
-"""Sampling on a CPU: every feature computed once, in NumPy.
+"""Sampling on a CPU with NumPy; every feature is computed once.
 
-A row begins with its vertical features, which see the rows above only. A pixel then needs its horizontal features, of
-the levels whose grid it lies on. What a convolution still has to see is kept as (columns, rows, channels, drawings):
-its taps, over neighbouring columns and the last few rows, are then consecutive rows of one matrix with the drawings as
-columns, and the convolution at a pixel is one product of two matrices, with nothing copied together.
+Each row starts with its vertical features, which depend only on the rows above. Each pixel then needs its horizontal
+features on the levels whose grid includes it. The features that later convolutions read are cached as (columns, rows,
+channels, drawings). The taps of a convolution, which cover neighbouring columns and the last few rows, are then
+consecutive rows of one matrix whose columns are the drawings. So the convolution at a pixel is one product of two
+matrices, and no inputs are copied.
 
-A drawing comes out the same to the bit in whatever batch, at whatever place in it. How a BLAS library rounds may depend
-on the width of a product, and in a wide one on the column. So features are (…, tiles, channels, width): one tile, as
-wide as the batch, where the library at hand rounds such products as it does those of 16 columns, else tiles of 16.
+A drawing is the same to the bit in any batch and at any position in it. A BLAS library may round differently depending
+on the width of a product and, in a wide product, on the column. Features are therefore (…, tiles, channels, width): one
+tile as wide as the batch if the BLAS library rounds such products in the same way as those of 16 columns, else tiles
+of 16.
 """
 
 from __future__ import annotations
@@ -24,21 +26,21 @@ from stages.pixelcnn.network import Config
 from stages.pixelcnn.noise import Floats
 from stages.pixelcnn.schedule import active_levels, blocks_of
 
-# Arrays: a Python number would take longer to convert than to add.
+# An array, because NumPy takes longer to convert a Python number than to add it.
 ONE = np.ones((), np.float32)
-NARROW = 16  # as many floats as the widest registers of a processor hold
+NARROW = 16  # number of floats in the widest registers of a processor
 HALF = np.float32(0.5)
 
-# A place in a row: the column of a pixel, or all of the row.
-Place = int | slice
-WHOLE = slice(None)
+# A position in a row: the column of a pixel, or all columns.
+Position = int | slice
+ALL_COLUMNS = slice(None)
 
 
 class Matrices:
-    """The network's kernels as the sampler multiplies by them, made once for any number of batches.
+    """The network's kernels as the matrices that the sampler multiplies by; computed once for all batches.
 
-    The taps of a kernel make one axis with its inputs, in the order in which `Taps` has them: a matrix (out, columns *
-    rows * in). For a layer that repeats, a list of them.
+    The taps and the inputs of a kernel form one axis, in the order in which `FeatureCache` stores them: a matrix (out,
+    columns * rows * in). For a repeated layer there is a list of matrices.
     """
 
     def __init__(self, config: Config, weights: network.Parameters) -> None:
@@ -59,10 +61,10 @@ class Matrices:
         def bias(name: str) -> Floats:
             return plain[f"{name}/b"][..., np.newaxis]
 
-        # The first layers as one kernel each over the rows above and the current one: zeros stand for what a pixel must
-        # not see.
-        seen = plain["init/up/kernel"].shape[3]
-        first = {stack: np.zeros((rows, columns, seen, config.num_filters), np.float32) for stack in network.STACKS}
+        # The first layers, as one kernel per stack over the rows above and the current row: the taps that must not be
+        # seen are zeros.
+        inputs = plain["init/up/kernel"].shape[3]
+        first = {stack: np.zeros((rows, columns, inputs, config.num_filters), np.float32) for stack in network.STACKS}
         first["vertical"][:-1] = plain["init/vertical/kernel"][0]
         first["horizontal"][-2] = plain["init/up/kernel"][0, 0]
         first["horizontal"][-2:, :half] += plain["init/left/kernel"][0]
@@ -71,7 +73,7 @@ class Matrices:
 
         self.conv1 = {stack: matrices(f"{stack}/conv1") for stack in network.STACKS}
         self.conv1_bias = {stack: bias(f"{stack}/conv1") for stack in network.STACKS}
-        # A gate is a * sigmoid(b) = a / 2 * (1 + tanh(b / 2)): all that leads to it is halved here, exactly.
+        # A gate is a * sigmoid(b) = a / 2 * (1 + tanh(b / 2)): its kernels and biases are halved here, which is exact.
         self.conv2 = {stack: [kernel * HALF for kernel in matrices(f"{stack}/conv2")] for stack in network.STACKS}
         self.conv2_bias = {stack: bias(f"{stack}/conv2") * HALF for stack in network.STACKS}
         self.condition: dict[str, Floats] = {}
@@ -79,60 +81,60 @@ class Matrices:
             self.condition = {stack: dense(plain[f"{stack}/condition/kernel"]) * HALF for stack in network.STACKS}
             for stack in network.STACKS:
                 self.conv2_bias[stack] += bias(f"{stack}/condition") * HALF
-        # What the vertical stack gives to the horizontal one, by block, and what the way down gives to the way up.
+        # Skip connections by block: from the vertical to the horizontal stack, and from the down path to the up path.
         down, up = dense(plain["horizontal/skip_down/kernel"]), dense(plain["horizontal/skip_up/kernel"])
-        self.give = [*down, *(matrix[:, : config.activated] for matrix in up)]
-        self.across = {
+        self.skip_across = [*down, *(matrix[:, : config.activated_channels] for matrix in up)]
+        self.skip_up = {
             "vertical": dense(plain["vertical/skip_up/kernel"]),
-            "horizontal": up[..., config.activated :].copy(),
+            "horizontal": up[..., config.activated_channels :].copy(),
         }
-        # All of that is added to the first convolutions, and so are its biases.
+        # Skip connections are added to the first convolutions, so their biases are added to those convolutions' biases.
         self.conv1_bias["horizontal"] = self.conv1_bias["horizontal"] + np.concatenate(
             [bias("horizontal/skip_down"), bias("horizontal/skip_up")]
         )
         self.conv1_bias["vertical"] = self.conv1_bias["vertical"].copy()
         self.conv1_bias["vertical"][len(down) :] += bias("vertical/skip_up")
 
-        self.shrink: dict[str, list[Floats]] = {}
-        self.shrink_bias: dict[str, Floats] = {}
-        self.grow: dict[str, list[list[list[Floats]]]] = {}
-        self.grow_bias: dict[str, Floats] = {}
+        self.downsample: dict[str, list[Floats]] = {}
+        self.downsample_bias: dict[str, Floats] = {}
+        self.upsample: dict[str, list[list[list[Floats]]]] = {}
+        self.upsample_bias: dict[str, Floats] = {}
         for stack in network.STACKS if config.num_hierarchies > 1 else ():
-            self.shrink[stack], self.shrink_bias[stack] = matrices(f"{stack}/shrink"), bias(f"{stack}/shrink")
-            # By the level that they lead to, by row and by column: whether it is odd.
-            left = half if stack == "vertical" else 0
-            upwards = plain[f"{stack}/grow/kernel"][::-1].swapaxes(-1, -2)
-            self.grow[stack] = [
-                [[matrix(_grow_taps(kernel, row, column + left)) for column in (0, 1)] for row in (0, 1)]
-                for kernel in upwards
+            self.downsample[stack], self.downsample_bias[stack] = matrices(f"{stack}/shrink"), bias(f"{stack}/shrink")
+            # Indexed by the level of the output, by the parity of the row and by the parity of the column.
+            shift = half if stack == "vertical" else 0
+            upsampling = plain[f"{stack}/grow/kernel"][::-1].swapaxes(-1, -2)
+            self.upsample[stack] = [
+                [[matrix(_upsample_taps(kernel, row, column + shift)) for column in (0, 1)] for row in (0, 1)]
+                for kernel in upsampling
             ]
-            self.grow_bias[stack] = bias(f"{stack}/grow")[::-1]
+            self.upsample_bias[stack] = bias(f"{stack}/grow")[::-1]
         self.position = np.asarray(network.position_channels(config))[..., np.newaxis]
         self.output, self.output_bias = dense(plain["output/kernel"])[0], bias("output")[0]
 
     def shapes(self) -> frozenset[tuple[int, int]]:
-        """Those of all matrices that features are multiplied by."""
+        """The shapes of all matrices that features are multiplied by."""
         kinds: tuple[Mapping[Any, Iterable[Any]], ...]
-        kinds = self.conv1, self.conv2, self.across, self.shrink, self.condition
-        many = itertools.chain(self.give, *(matrices for kind in kinds for matrices in kind.values()))
-        grown = (matrix for kind in self.grow.values() for level in kind for row in level for matrix in row)
-        return frozenset(matrix.shape for matrix in (*self.init.values(), *many, *grown, self.output))
+        kinds = self.conv1, self.conv2, self.skip_up, self.downsample, self.condition
+        repeated = itertools.chain(self.skip_across, *(matrices for kind in kinds for matrices in kind.values()))
+        upsample = (matrix for levels in self.upsample.values() for level in levels for row in level for matrix in row)
+        return frozenset(matrix.shape for matrix in (*self.init.values(), *repeated, *upsample, self.output))
 
 
 class Tiles(NamedTuple):
-    """How the drawings of a batch are laid out as columns: so many to a product, in so many products."""
+    """How the drawings of a batch are arranged as columns: `number` products of `width` columns each."""
 
     number: int
     width: int
 
     @classmethod
     def of(cls, matrices: Matrices, size: int) -> Tiles:
-        """For so many drawings."""
+        """The tiles for a batch of this size."""
         number = -(-size // NARROW)
-        return cls(1, number * NARROW) if _rounds_alike(matrices.shapes(), number * NARROW) else cls(number, NARROW)
+        return cls(1, number * NARROW) if _rounds_as_narrow(matrices.shapes(), number * NARROW) else cls(number, NARROW)
 
-    def cut(self, x: Floats) -> Floats:
-        """From (channels, drawings) to (tiles, channels, width), filled up with zeros."""
+    def split(self, x: Floats) -> Floats:
+        """Rearrange (channels, drawings) to (tiles, channels, width), padded with zeros."""
         channels, size = x.shape
         padded = np.zeros((channels, self.number * self.width), np.float32)
         padded[:, :size] = x
@@ -140,11 +142,11 @@ class Tiles(NamedTuple):
 
 
 @functools.lru_cache
-def _rounds_alike(shapes: frozenset[tuple[int, int]], width: int) -> bool:
-    """Whether BLAS rounds every column of a product so wide as it does in a narrow one.
+def _rounds_as_narrow(shapes: frozenset[tuple[int, int]], width: int) -> bool:
+    """Whether BLAS rounds every column of a product of this width in the same way as in a product of `NARROW` columns.
 
-    OpenBLAS 0.3.31 does not on AVX2, where the outer eight columns differ. On AVX-512 it does, unless only the wide one
-    takes more than 1,000,000 multiplications, and sums of more than 320 are then made in parts.
+    OpenBLAS 0.3.31 does not on AVX2, where the outer eight columns differ. On AVX-512 it does, unless only the wide
+    product takes more than 1,000,000 multiplications: its sums of more than 320 terms are then split.
     """
     random = np.random.default_rng(0)
     for outputs, inputs in sorted(shapes):
@@ -156,107 +158,108 @@ def _rounds_alike(shapes: frozenset[tuple[int, int]], width: int) -> bool:
     return True
 
 
-def _grow_taps(kernel: Floats, row: int, column: int) -> Floats:
-    """The taps of a change to twice the resolution that reach rows and columns of one parity, as a convolution's.
+def _upsample_taps(kernel: Floats, row: int, column: int) -> Floats:
+    """The taps of an upsampling kernel that reach rows and columns of one parity, as the kernel of a convolution.
 
-    Place p of the output is reached from place i of the input by tap p - 2i: from the last place that reaches it by tap
-    p % 2, from the one before by tap p % 2 + 2, and so on. Where the other parity has rows of taps more, zeros fill up.
+    Output position p is reached from input position i by tap p - 2i: from the last position that reaches it by tap
+    p % 2, from the one before by tap p % 2 + 2, and so on. If the other parity has more rows of taps, zeros are added.
     """
-    taken = kernel[row % 2 :: 2, column % 2 :: 2][::-1, ::-1]
-    missing = (len(kernel) + 1) // 2 - len(taken)
-    return np.concatenate([np.zeros((missing, *taken.shape[1:]), np.float32), taken])
+    taps = kernel[row % 2 :: 2, column % 2 :: 2][::-1, ::-1]
+    missing_rows = (len(kernel) + 1) // 2 - len(taps)
+    return np.concatenate([np.zeros((missing_rows, *taps.shape[1:]), np.float32), taps])
 
 
-class Taps:
-    """What convolutions still have to see of some features: rows of them, the newest last, padded on both sides.
+class FeatureCache:
+    """The last rows of a feature map, for the convolutions that read them: the newest last, padded on both sides.
 
     Attributes:
-      line: (columns, tiles, channels, width), the newest row.
-      upper, lower: the two halves of its channels.
+      newest: (columns, tiles, channels, width), the newest row.
+      first_half, second_half: the newest row, of which each has half of the channels.
     """
 
     def __init__(self, columns: int, rows: int, channels: int, tiles: Tiles, padding: int) -> None:
         shape = (tiles.number, padding + columns + padding, rows, channels, tiles.width)
-        self.memory = np.zeros(shape, np.float32)
+        self.rows = np.zeros(shape, np.float32)
         self.padding = padding
-        self.line = self.memory[:, padding : padding + columns, -1].swapaxes(0, 1)
-        self.upper, self.lower = np.split(self.line, [channels // 2], axis=2)
+        self.newest = self.rows[:, padding : padding + columns, -1].swapaxes(0, 1)
+        self.first_half, self.second_half = np.split(self.newest, [channels // 2], axis=2)
 
     def windows(self, taps: int, last: int, step: int) -> Floats:
-        """What a matrix multiplies for each column: (columns // step, tiles, taps, width).
+        """The inputs of a convolution at each of its columns: (columns // step, tiles, taps, width).
 
         Args:
-          taps: how many values of a drawing a window holds.
-          last: the rightmost column of a window, from the one that it is for.
-          step: between two columns that a window is for.
+          taps: number of values of one drawing in a window.
+          last: offset of a window's rightmost column from the convolution's column.
+          step: distance between two columns of the convolution.
         """
-        tiles, _, rows, channels, width = self.memory.shape
-        start = self.memory.reshape(tiles, -1, width)[:, (self.padding + last + 1) * rows * channels - taps :]
-        by_tile, by_column, _, by_tap, by_drawing = self.memory.strides
-        shape = (len(self.line) // step, tiles, taps, width)
+        tiles, _, rows, channels, width = self.rows.shape
+        start = self.rows.reshape(tiles, -1, width)[:, (self.padding + last + 1) * rows * channels - taps :]
+        by_tile, by_column, _, by_tap, by_drawing = self.rows.strides
+        shape = (len(self.newest) // step, tiles, taps, width)
         strides = (step * by_column, by_tile, by_tap, by_drawing)
         return np.lib.stride_tricks.as_strided(start, shape, strides, writeable=False)
 
     def next_row(self) -> None:
-        """Makes room for a row."""
-        self.memory[:, :, :-1] = self.memory[:, :, 1:]
+        """Discard the oldest row, to make room for a new one."""
+        self.rows[:, :, :-1] = self.rows[:, :, 1:]
 
 
 class Convolution:
     """A convolution at any column of the newest row, or at all of them."""
 
-    def __init__(self, seen: Taps, matrix: Floats, bias: Floats, last: int, step: int = 1) -> None:
-        self.seen, self.matrix = seen, matrix
-        self.windows = seen.windows(matrix.shape[1], last, step)
+    def __init__(self, source: FeatureCache, matrix: Floats, bias: Floats, last: int, step: int = 1) -> None:
+        self.source, self.matrix = source, matrix
+        self.windows = source.windows(matrix.shape[1], last, step)
         self.bias = np.broadcast_to(bias, (*self.windows.shape[:2], *bias.shape[-2:]))
 
-    def __call__(self, place: Place, out: Floats) -> None:
-        """Computes (…, tiles, out, width)."""
-        np.matmul(self.matrix, self.windows[place], out=out)
-        out += self.bias[place]
+    def __call__(self, position: Position, out: Floats) -> None:
+        """Compute (…, tiles, out, width)."""
+        np.matmul(self.matrix, self.windows[position], out=out)
+        out += self.bias[position]
 
 
 class Scratch:
-    """Where the features of a pixel, or of a row, are computed: (…, tiles, channels, width)."""
+    """Buffers in which the features of a pixel, or of a row, are computed: (…, tiles, channels, width)."""
 
     def __init__(self, columns: tuple[int, ...], filters: int, tiles: Tiles) -> None:
         shape = (*columns, tiles.number, filters, tiles.width)
-        self.value, self.minus, self.below, self.x = (np.empty(shape, np.float32) for _ in range(4))
+        self.value, self.negated, self.tail, self.x = (np.empty(shape, np.float32) for _ in range(4))
         self.gated = np.empty((*columns, tiles.number, 2 * filters, tiles.width), np.float32)
-        self.left, self.opening = self.gated[..., :filters, :], self.gated[..., filters:, :]
+        self.update, self.gate = self.gated[..., :filters, :], self.gated[..., filters:, :]
 
-    def below_zero(self, x: Floats) -> Floats:
-        """exp(-|x|) - 1: elu(x) is the larger of it and x, elu(-x) that of it and -x, which is left in `minus`."""
-        # expm1 would be closer by less than 1e-7, and five times slower.
-        np.negative(x, out=self.minus)
-        np.minimum(x, self.minus, out=self.below)
-        np.exp(self.below, out=self.below)
-        self.below -= ONE
-        return self.below
+    def elu_tail(self, x: Floats) -> Floats:
+        """exp(-|x|) - 1, and -x in `negated`: elu(x) is the maximum of the tail and x, elu(-x) of the tail and -x."""
+        # expm1 would be more precise by less than 1e-7, and five times slower.
+        np.negative(x, out=self.negated)
+        np.minimum(x, self.negated, out=self.tail)
+        np.exp(self.tail, out=self.tail)
+        self.tail -= ONE
+        return self.tail
 
 
-class Block(NamedTuple):
-    """A residual block: its convolutions, and the matrices for what reaches it and leaves it by the side.
+class StackBlock(NamedTuple):
+    """A residual block of one stack: its convolutions and its skip connections.
 
     Attributes:
-      conv1, conv2: see the activated features of the block before, and of conv1.
-      across: of a block on the way up, for the features on the way down that it meets again.
-      give, given: of a vertical block, how its features are added to the horizontal block's conv1, and where.
+      conv1, conv2: read the activated features of the block before, and those of conv1.
+      skip_up: matrix for the features of the down path that the block reads, if it is on the up path.
+      skip_across: matrix by which a vertical block's features are added to the horizontal block's conv1.
+      skip_out: where a vertical block writes its product with `skip_across`.
     """
 
     conv1: Convolution
     conv2: Convolution
-    across: Floats | None
-    give: Floats
-    given: Floats | None
+    skip_up: Floats | None
+    skip_across: Floats
+    skip_out: Floats | None
 
 
 class Stack:
-    """The features of one stack in a batch of drawings: of the vertical one by rows, of the horizontal one by pixels.
+    """The features of one stack for a batch of drawings: the vertical one by rows, the horizontal one by pixels.
 
     Args:
       condition: (tiles, conditional_size, width), or None.
-      horizontal: the horizontal stack, which takes from this one if it is the vertical stack.
+      horizontal: the horizontal stack, which reads the features of this one; None if this is the horizontal stack.
     """
 
     def __init__(
@@ -274,135 +277,140 @@ class Stack:
         levels = range(config.num_hierarchies)
         self.activation = config.resnet_activation
         self.scratch = [Scratch((width >> level,) if horizontal else (), filters, tiles) for level in levels]
-        self.taps: list[list[Taps]] = [[] for _ in levels]
+        self.caches: list[list[FeatureCache]] = [[] for _ in levels]
 
-        def taps(level: int, rows: int, channels: int) -> Taps:
-            made = Taps(width >> level, rows, channels, tiles, half)
-            self.taps[level].append(made)
-            return made
+        def new_cache(level: int, rows: int, channels: int) -> FeatureCache:
+            cache = FeatureCache(width >> level, rows, channels, tiles, half)
+            self.caches[level].append(cache)
+            return cache
 
         conv2_bias = matrices.conv2_bias[stack][:, np.newaxis]
         if condition is not None:
             conv2_bias = conv2_bias + matrices.condition[stack][:, np.newaxis] @ condition
-        # What the vertical features add to the first convolutions of the horizontal ones.
-        self.ready: list[Floats] = []
+        # What the vertical features and the biases add to conv1 of each horizontal block in the current row.
+        self.row_inputs: list[Floats] = []
         if horizontal is None:
             shape = (tiles.number, filters, tiles.width)
-            self.ready = [np.empty((width >> level, *shape), np.float32) for level, _ in config.blocks]
+            self.row_inputs = [np.empty((width >> level, *shape), np.float32) for level, _ in config.blocks]
 
-        def block(index: int) -> Block:
+        def block(index: int) -> StackBlock:
             level, up = config.blocks[index]
-            bias = matrices.conv1_bias[stack][index] if horizontal else self.ready[index]
-            first, second = (taps(level, rows, config.activated) for _ in range(2))
-            return Block(
+            bias = matrices.conv1_bias[stack][index] if horizontal else self.row_inputs[index]
+            first, second = (new_cache(level, rows, config.activated_channels) for _ in range(2))
+            return StackBlock(
                 Convolution(first, matrices.conv1[stack][index], bias, last),
                 Convolution(second, matrices.conv2[stack][index], conv2_bias[index], last),
-                matrices.across[stack][index - len(config.blocks)] if up else None,
-                matrices.give[index],
-                horizontal.ready[index] if horizontal else None,
+                matrices.skip_up[stack][index - len(config.blocks)] if up else None,
+                matrices.skip_across[index],
+                horizontal.row_inputs[index] if horizontal else None,
             )
 
-        everything = [blocks_of(config, level) for level in levels]
-        self.down = [[block(index) for index in blocks.down] for blocks in everything]
-        self.up = [[block(index) for index in blocks.up] for blocks in everything]
-        # Where the last block on a level's way leaves its activation.
-        self.last = [taps(level, 1, config.activated) for level in levels]
-        # From a level to the next lower one, and back: by whether the row is odd, by whether the column is.
-        self.shrink: list[Convolution] = []
-        self.grow: list[list[list[Convolution]]] = []
+        by_level = [blocks_of(config, level) for level in levels]
+        self.down = [[block(index) for index in blocks.down] for blocks in by_level]
+        self.up = [[block(index) for index in blocks.up] for blocks in by_level]
+        # Where the last block of a level's path writes its activation.
+        self.last = [new_cache(level, 1, config.activated_channels) for level in levels]
+        # From a level to the next lower one, and back; `upsample` is also indexed by the parity of row and column.
+        self.downsample: list[Convolution] = []
+        self.upsample: list[list[list[Convolution]]] = []
         for level in levels[:-1]:
-            sent, brought = taps(level, rows, filters), taps(level + 1, (rows + 1) // 2, filters)
-            bias = matrices.shrink_bias[stack][level]
-            self.shrink.append(Convolution(sent, matrices.shrink[stack][level], bias, last, 2))
-            bias = matrices.grow_bias[stack][level]
-            self.grow.append(
+            down_out, up_out = new_cache(level, rows, filters), new_cache(level + 1, (rows + 1) // 2, filters)
+            bias = matrices.downsample_bias[stack][level]
+            self.downsample.append(Convolution(down_out, matrices.downsample[stack][level], bias, last, 2))
+            bias = matrices.upsample_bias[stack][level]
+            self.upsample.append(
                 [
-                    [Convolution(brought, matrix, bias, (odd + last) // 2) for odd, matrix in enumerate(by_column)]
-                    for by_column in matrices.grow[stack][level]
+                    [Convolution(up_out, matrix, bias, (odd + last) // 2) for odd, matrix in enumerate(by_column)]
+                    for by_column in matrices.upsample[stack][level]
                 ]
             )
 
     def next_row(self, active: int) -> None:
-        """Makes room for a row in which so many levels are active."""
-        for level in self.taps[:active]:
-            for taps in level:
-                taps.next_row()
+        """Make room for a row in which the first `active` levels have features."""
+        for level in self.caches[:active]:
+            for cache in level:
+                cache.next_row()
 
-    def run(self, level: int, row: int, place: Place) -> None:
-        """Computes a level's features and those of the levels below it, from the scratch's `value` to its `value`.
+    def run(self, level: int, row: int, position: Position) -> None:
+        """Compute the features of a level and of the levels below it, in place in the scratch's `value`.
 
         Args:
           level: 0 is full resolution.
           row: on the grid of the level.
-          place: the column on the grid of the level, or the whole row.
+          position: the column on the grid of the level, or all columns.
         """
         scratch, down, up = self.scratch[level], self.down[level], self.up[level]
         lowest = level == len(self.scratch) - 1
-        # What the way up meets again, last in first out. At the lowest level the way up starts with the last of it.
-        passed = [*(block.conv1.seen for block in down), up[0].conv1.seen if lowest else self.last[level]]
-        self._activate(scratch, scratch.value, passed[0], place)
-        for block, following in zip(down, passed[1:], strict=True):
-            self._block(scratch, block, following, place)
+        # Skip connections to the up path: last in, first out. On the lowest level the up path starts from the last one.
+        skips = [*(block.conv1.source for block in down), up[0].conv1.source if lowest else self.last[level]]
+        self._activate(scratch, scratch.value, skips[0], position)
+        for block, destination in zip(down, skips[1:], strict=True):
+            self._block(scratch, block, destination, position)
         if lowest:
-            passed.pop()
+            skips.pop()
         else:
-            self._visit_below(level, row, place)
-            self._activate(scratch, scratch.value, up[0].conv1.seen, place)
-        for block, next_one in itertools.pairwise(up):
-            self._block(scratch, block, next_one.conv1.seen, place, passed.pop())
-        self._block(scratch, up[-1], self.last[level] if up[-1].given is not None else None, place, passed.pop())
+            self._run_lower_levels(level, row, position)
+            self._activate(scratch, scratch.value, up[0].conv1.source, position)
+        for block, following in itertools.pairwise(up):
+            self._block(scratch, block, following.conv1.source, position, skips.pop())
+        self._block(scratch, up[-1], self.last[level] if up[-1].skip_out is not None else None, position, skips.pop())
 
-    def _visit_below(self, level: int, row: int, place: Place) -> None:
-        """The next lower level's features, where the place is on its grid, and the way back from them."""
-        value, below = self.scratch[level].value, self.scratch[level + 1].value
-        there, odd = (place, 0) if isinstance(place, slice) else (place // 2, place % 2)
-        shrink, grow = self.shrink[level], self.grow[level][row % 2]
-        shrink.seen.line[place] = value
+    def _run_lower_levels(self, level: int, row: int, position: Position) -> None:
+        """Compute the lower levels' features, if the position is on the next level's grid, and upsample them."""
+        value, lower_value = self.scratch[level].value, self.scratch[level + 1].value
+        lower_position, odd = (position, 0) if isinstance(position, slice) else (position // 2, position % 2)
+        downsample, upsample = self.downsample[level], self.upsample[level][row % 2]
+        downsample.source.newest[position] = value
         if row % 2 == 0 and odd == 0:
-            shrink(there, below)
-            self.run(level + 1, row // 2, there)
-            grow[0].seen.line[there] = below
-        if isinstance(place, slice):
-            grow[0](there, value[0::2])
-            grow[1](there, value[1::2])
+            downsample(lower_position, lower_value)
+            self.run(level + 1, row // 2, lower_position)
+            upsample[0].source.newest[lower_position] = lower_value
+        if isinstance(position, slice):
+            upsample[0](lower_position, value[0::2])
+            upsample[1](lower_position, value[1::2])
         else:
-            grow[odd](there, value)
+            upsample[odd](lower_position, value)
 
     def _block(
-        self, scratch: Scratch, block: Block, following: Taps | None, place: Place, passed: Taps | None = None
+        self,
+        scratch: Scratch,
+        block: StackBlock,
+        destination: FeatureCache | None,
+        position: Position,
+        skip: FeatureCache | None = None,
     ) -> None:
-        """A gated residual block on `value`, whose activation is there already; that of the result goes to the next."""
-        value, x, gated, opening = scratch.value, scratch.x, scratch.gated, scratch.opening
-        block.conv1(place, x)
-        if passed is not None and block.across is not None:
-            np.matmul(block.across, passed.line[place], out=scratch.minus)
-            x += scratch.minus
-        self._activate(scratch, x, block.conv2.seen, place)
-        block.conv2(place, gated)
-        np.tanh(opening, out=opening)
-        opening += ONE
-        opening *= scratch.left
-        value += opening
-        if following is not None:
-            self._activate(scratch, value, following, place)
-            if block.given is not None:
-                np.matmul(block.give, following.line, out=block.given)
+        """Run a gated residual block on `value`, whose activation is cached; write the result's to `destination`."""
+        value, x, gated, gate = scratch.value, scratch.x, scratch.gated, scratch.gate
+        block.conv1(position, x)
+        if skip is not None and block.skip_up is not None:
+            np.matmul(block.skip_up, skip.newest[position], out=scratch.negated)
+            x += scratch.negated
+        self._activate(scratch, x, block.conv2.source, position)
+        block.conv2(position, gated)
+        np.tanh(gate, out=gate)
+        gate += ONE
+        gate *= scratch.update
+        value += gate
+        if destination is not None:
+            self._activate(scratch, value, destination, position)
+            if block.skip_out is not None:
+                np.matmul(block.skip_across, destination.newest, out=block.skip_out)
 
-    def _activate(self, scratch: Scratch, x: Floats, out: Taps, place: Place) -> None:
-        """Writes the activation of x where convolutions find it."""
+    def _activate(self, scratch: Scratch, x: Floats, out: FeatureCache, position: Position) -> None:
+        """Write the activation of x to a cache."""
         if self.activation == "relu":
-            np.maximum(x, 0, out=out.line[place])
+            np.maximum(x, 0, out=out.newest[position])
             return
-        below = scratch.below_zero(x)
+        tail = scratch.elu_tail(x)
         if self.activation == "elu":
-            np.maximum(x, below, out=out.line[place])
+            np.maximum(x, tail, out=out.newest[position])
         else:
-            np.maximum(x, below, out=out.upper[place])
-            np.maximum(scratch.minus, below, out=out.lower[place])
+            np.maximum(x, tail, out=out.first_half[position])
+            np.maximum(scratch.negated, tail, out=out.second_half[position])
 
 
 class Batch:
-    """Drawings in the making: for each row `begin_row`, then for each of its pixels `outputs` and `put`."""
+    """A batch of drawings to sample: call `begin_row` for each row, then `outputs` and `put` for each of its pixels."""
 
     def __init__(self, config: Config, matrices: Matrices, condition: Floats | None, size: int) -> None:
         _, width, channels = config.image_shape
@@ -410,10 +418,10 @@ class Batch:
         half, tiles = columns // 2, Tiles.of(matrices, size)
         self.config, self.matrices, self.tiles, self.size = config, matrices, tiles, size
         if condition is not None:
-            condition = tiles.cut(condition.reshape(size, -1).T)
+            condition = tiles.split(condition.reshape(size, -1).T)
         self.horizontal = Stack(config, matrices, condition, tiles)
         self.vertical = Stack(config, matrices, condition, tiles, self.horizontal)
-        self.images = Taps(width, rows, channels + network.POSITIONS[config.position], tiles, half)
+        self.images = FeatureCache(width, rows, channels + network.POSITIONS[config.position], tiles, half)
         self.init = {
             stack: Convolution(self.images, matrices.init[stack], matrices.init_bias[stack], half)
             for stack in network.STACKS
@@ -421,30 +429,30 @@ class Batch:
         self.row = 0
 
     def begin_row(self, row: int) -> None:
-        """Computes the row's vertical features. The pixels above have been put."""
+        """Compute the vertical features of a row. All pixels above it must have been put."""
         self.row = row
         active = active_levels(self.config, row)
         self.images.next_row()
-        self.images.line[...] = 0
-        self.images.line[:, :, self.config.num_channels :] = self.matrices.position[row][:, np.newaxis]
+        self.images.newest[...] = 0
+        self.images.newest[:, :, self.config.num_channels :] = self.matrices.position[row][:, np.newaxis]
         self.horizontal.next_row(active)
         self.vertical.next_row(active)
-        self.init["vertical"](WHOLE, self.vertical.scratch[0].value)
-        self.vertical.run(0, row, WHOLE)
+        self.init["vertical"](ALL_COLUMNS, self.vertical.scratch[0].value)
+        self.vertical.run(0, row, ALL_COLUMNS)
         for index, (level, _) in enumerate(self.config.blocks):
             if level < active:
-                self.horizontal.ready[index] += self.matrices.conv1_bias["horizontal"][index]
+                self.horizontal.row_inputs[index] += self.matrices.conv1_bias["horizontal"][index]
 
     def outputs(self, column: int) -> Floats:
-        """The network's outputs at the row's pixel, whose earlier pixels have been put: (num_outputs, drawings)."""
+        """The outputs at a pixel of the row, (num_outputs, drawings). All earlier pixels must have been put."""
         scratch = self.horizontal.scratch[0]
         value = scratch.value
         self.init["horizontal"](column, value)
         self.horizontal.run(0, self.row, column)
-        np.maximum(value, scratch.below_zero(value), out=value)
+        np.maximum(value, scratch.elu_tail(value), out=value)
         outputs = np.matmul(self.matrices.output, value) + self.matrices.output_bias
         return outputs.swapaxes(0, 1).reshape(len(self.matrices.output), -1)[:, : self.size]
 
     def put(self, column: int, scaled: Floats) -> None:
-        """Sets the pixel, (channels, drawings) from -1 to 1."""
-        self.images.line[column, :, : len(scaled)] = self.tiles.cut(scaled)
+        """Set a pixel of the row, (channels, drawings), from -1 to 1."""
+        self.images.newest[column, :, : len(scaled)] = self.tiles.split(scaled)

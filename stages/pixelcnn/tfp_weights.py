@@ -1,7 +1,7 @@
-"""Weights to and from `tfp.distributions.PixelCNN`, to the bit.
+"""Exact conversion of weights to and from `tfp.distributions.PixelCNN`.
 
-TFP's kernels are full and multiplied by masks; ours hold the taps that the masks let through. TFP has variables for
-each layer; ours are stacked by kind. Neither step rounds anything.
+TFP's kernels are full and multiplied by masks; those of `network` hold only the unmasked taps. TFP has variables for
+each layer; here the layers of a kind are stacked. The conversion does not round.
 """
 
 from __future__ import annotations
@@ -22,60 +22,60 @@ from stages.pixelcnn.network import STACKS, Config
 
 
 def from_tfp(dist: tfd.PixelCNN, config: Config) -> tuple[dict[str, NDArray[np.floating]], bool]:
-    """The parameters of TFP's distribution, and whether it has had its first batch.
+    """The parameters of a TFP distribution, and whether data-dependent initialisation is done.
 
-    A network of TFP's lets the future through until its first optimiser step; what comes back is that network masked.
-    Until its first batch it has no scales; what comes back has those that leave the kernels as they are.
+    TFP's network sees later pixels until its first optimiser step; the result is the masked network. Until its first
+    batch TFP's network has no scales; the scales of the result then leave the kernels unchanged.
     """
-    masks = _masks(config)
-    found: dict[str, list[NDArray[np.floating]]] = {}
+    masks = _unmasked_taps(config)
+    arrays: dict[str, list[NDArray[np.floating]]] = {}
     initialised = True
-    for (name, _), layer in zip(_order(config), _layers(dist), strict=True):
+    for (name, _), layer in zip(_layer_order(config), _tfp_layers(dist), strict=True):
         inner = layer.layer if isinstance(layer, WeightNorm) else layer
         normed = inner is not layer
         kernel = (layer.v if normed else inner.kernel).numpy()
         kernel = kernel[masks.get(name, ())]
         if name == "horizontal/skip_up":
-            kernel = kernel[_order_of_rows(config)]
-        found.setdefault(f"{name}/{'v' if normed else 'kernel'}", []).append(kernel)
-        found.setdefault(f"{name}/b", []).append(inner.bias.numpy())
+            kernel = kernel[_skip_up_rows(config)]
+        arrays.setdefault(f"{name}/{'v' if normed else 'kernel'}", []).append(kernel)
+        arrays.setdefault(f"{name}/b", []).append(inner.bias.numpy())
         if normed:
-            found.setdefault(f"{name}/g", []).append(layer.g.numpy())
+            arrays.setdefault(f"{name}/g", []).append(layer.g.numpy())
             initialised &= bool(layer.initialized.numpy())
-    parameters = {name: np.stack(found[name]) for name in network.shapes(config)}
+    parameters = {name: np.stack(arrays[name]) for name in network.shapes(config)}
     if not initialised:
         parameters |= {name: value.numpy() for name, value in network.norms(config, parameters).items()}
     return parameters, initialised or not config.use_data_init
 
 
 def to_tfp(dist: tfd.PixelCNN, config: Config, parameters: network.Parameters, initialised: bool) -> None:
-    """Sets the variables of TFP's distribution, of the same architecture. What its masks cut off becomes zero."""
-    masks = _masks(config)
-    for (name, index), layer in zip(_order(config), _layers(dist), strict=True):
+    """Set the variables of a TFP distribution of the same architecture. Masked taps become zero."""
+    masks = _unmasked_taps(config)
+    for (name, index), layer in zip(_layer_order(config), _tfp_layers(dist), strict=True):
         inner = layer.layer if isinstance(layer, WeightNorm) else layer
         normed = inner is not layer
         variable = layer.v if normed else inner.kernel
         taps = np.asarray(parameters[f"{name}/{'v' if normed else 'kernel'}"][index])
         if name == "horizontal/skip_up":
-            taps = taps[np.argsort(_order_of_rows(config))]
+            taps = taps[np.argsort(_skip_up_rows(config))]
         kernel = np.zeros(variable.shape, taps.dtype)
         kernel[masks.get(name, ())] = taps
         variable.assign(kernel)
         inner.bias.assign(parameters[f"{name}/b"][index])
         if normed:
-            # A layer of TFP's that waits for its first batch multiplies what it finds there.
+            # At its first batch a TFP layer multiplies g by the new scale, so g must be 1.
             layer.g.assign(parameters[f"{name}/g"][index] if initialised else np.ones(layer.g.shape))
             layer.initialized.assign(initialised)
 
 
-def _order(config: Config) -> Iterator[tuple[str, int]]:
-    """The names of our layers, and which of the name, in the order of `_layers`."""
+def _layer_order(config: Config) -> Iterator[tuple[str, int]]:
+    """The layers of `network` in the order of `_tfp_layers`: the name, and the index among the layers of that name."""
     convolutions, dense, transposed = ["init/vertical", "init/up", "init/left"], list[str](), list[str]()
     level = 0
     for block_level, up in config.blocks:
         if block_level != level:
-            names, change = (convolutions, "shrink") if block_level > level else (transposed, "grow")
-            names += [f"{stack}/{change}" for stack in STACKS]
+            names, resampling = (convolutions, "shrink") if block_level > level else (transposed, "grow")
+            names += [f"{stack}/{resampling}" for stack in STACKS]
         level = block_level
         for stack in STACKS:
             convolutions += [f"{stack}/conv1", f"{stack}/conv2"]
@@ -92,22 +92,22 @@ def _order(config: Config) -> Iterator[tuple[str, int]]:
         count[name] += 1
 
 
-def _layers(dist: tfd.PixelCNN) -> list[Any]:
-    """TFP's layers with weights: convolutions, dense ones, transposed convolutions, each in the order of making.
+def _tfp_layers(dist: tfd.PixelCNN) -> list[Any]:
+    """TFP's layers with weights: convolutions, dense layers, transposed convolutions, each in order of creation.
 
-    Keras sorts a network's layers by depth; the number at the end of a name tells the order in which they were made.
+    Keras sorts a network's layers by depth; the number at the end of a name gives the order of creation.
     """
-    found: dict[str, list[tuple[int, Any]]] = {"Conv2D": [], "Dense": [], "Conv2DTranspose": []}
+    by_type: dict[str, list[tuple[int, Any]]] = {"Conv2D": [], "Dense": [], "Conv2DTranspose": []}
     for layer in dist.network._network.layers:
         inner = layer.layer if isinstance(layer, WeightNorm) else layer
-        if isinstance(inner, tf_keras.layers.Layer) and type(inner).__name__ in found:
+        if isinstance(inner, tf_keras.layers.Layer) and type(inner).__name__ in by_type:
             number = re.search(r"\d+$", inner.name)
-            found[type(inner).__name__].append((int(number[0]) if number else 0, layer))
-    return [layer for layers in found.values() for _, layer in sorted(layers, key=lambda numbered: numbered[0])]
+            by_type[type(inner).__name__].append((int(number[0]) if number else 0, layer))
+    return [layer for layers in by_type.values() for _, layer in sorted(layers, key=lambda numbered: numbered[0])]
 
 
-def _masks(config: Config) -> dict[str, tuple[slice, ...]]:
-    """The taps of TFP's full kernels that its masks let through; layers that are not here have no mask."""
+def _unmasked_taps(config: Config) -> dict[str, tuple[slice, ...]]:
+    """The unmasked taps of TFP's full kernels; layers that are not listed have no mask."""
     rows, columns = config.receptive_field_dims
     half = columns // 2
     vertical, horizontal = (slice(0, rows - 1), slice(0, columns)), (slice(0, 2), slice(0, half + 1))
@@ -122,12 +122,13 @@ def _masks(config: Config) -> dict[str, tuple[slice, ...]]:
     }
 
 
-def _order_of_rows(config: Config) -> NDArray[np.intp]:
-    """Rows of TFP's kernels that read activations of two stacks joined, as ours read them joined after activation.
+def _skip_up_rows(config: Config) -> NDArray[np.intp]:
+    """The rows of TFP's kernel that reads the features of two stacks, in the order of the kernel of `network`.
 
-    concat_elu of [v, s] is the elu of [v, s, -v, -s] there and of [v, -v, s, -s] here.
+    TFP activates the joined features, concat_elu([v, s]) = elu([v, s, -v, -s]); `network` joins the activated features,
+    elu([v, -v, s, -s]).
     """
-    rows = np.arange(2 * config.activated)
+    rows = np.arange(2 * config.activated_channels)
     if config.resnet_activation != "concat_elu":
         return rows
     return rows.reshape(4, config.num_filters)[[0, 2, 1, 3]].reshape(-1)

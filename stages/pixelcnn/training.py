@@ -1,8 +1,8 @@
-"""One step of training: loss, gradient, Adam and the average of the weights, on one device or on all GPUs.
+"""Training steps: loss, gradient, Adam and the average of the weights, on one device or on all GPUs.
 
-The weights are the arrays of `network.shapes`; beside each stand Adam's two moments and, where wanted, a running
-average (Polyak averaging, as PixelCNN++ samples from). Dropout is drawn from (seed, step), so that a step is a function
-of the state before it, its batch and its number.
+The weights are the arrays of `network.shapes`. Each has Adam's two moments and, optionally, a running average (Polyak
+averaging, from which PixelCNN++ samples). The random numbers of dropout are a function of (seed, step), so a step is a
+function of the state before it, its batch and its number.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class OptimizerConfig:
     """How the weights are fitted.
 
     Attributes:
-      steps: how many there will be, for the decay of the learning rate.
-      learning_rate: Adam's at the start.
-      learning_rate_decay: the rate at the end as a share of that at the start, reached along a cosine.
-      ema_decay: share of the average kept at each step; 0 is no averaging. The first steps keep less:
-        min(ema_decay, (1 + step) / (10 + step)).
-      clip_norm: the global norm that a gradient of the mean bits per dimension is cut to; 0 never cuts.
+      steps: total number of steps, which the decay of the learning rate depends on.
+      learning_rate: Adam's initial learning rate.
+      learning_rate_decay: final learning rate as a share of the initial one; it decays along a cosine.
+      ema_decay: decay of the running average of the weights; 0 disables averaging. The decay is smaller in the first
+        steps: min(ema_decay, (1 + step) / (10 + step)).
+      clip_norm: maximum global norm of the gradient of the mean bits per dimension; 0 disables clipping.
       dtype: of the convolutions and of the activations between them. With bfloat16 the weights, their update, sums and
-        the likelihood stay float32; a single gradient is some 10% off.
-      seed: of the dropout.
+        the likelihood stay float32; a single gradient is about 10% off.
+      seed: random seed of dropout.
     """
 
     steps: int
@@ -47,7 +47,7 @@ class OptimizerConfig:
     seed: int = 0
 
     def rate(self, step: tf.Tensor) -> tf.Tensor:
-        """The learning rate of step 0, 1, …"""
+        """The learning rate of a step, counted from 0."""
         progress = tf.cast(step, tf.float32) / max(self.steps, 1)
         cosine = 0.5 * (1.0 + tf.cos(math.pi * tf.minimum(progress, 1.0)))
         return self.learning_rate * (self.learning_rate_decay + (1.0 - self.learning_rate_decay) * cosine)
@@ -62,14 +62,14 @@ def bits_per_dim(
     dropout_seed: tf.Tensor | None = None,
     dtype: tf.DType = tf.float32,
 ) -> tf.Tensor:
-    """Of each image, -log2 of its probability over the number of its values, (batch,).
+    """Bits per dimension of each image, (batch,): -log2 of its probability, divided by the number of its values.
 
     Args:
       config: the architecture.
       weights: plain kernels and biases, from `network.kernels`.
-      images: (batch, height, width, channels), integers from `low` to `high`, of any type.
+      images: (batch, height, width, channels), integers from `low` to `high`, of any dtype.
       condition: (batch, *conditional_shape), or None.
-      dropout_seed: two integers; no dropout where there is none.
+      dropout_seed: two integers, or None for no dropout.
       dtype: of the convolutions.
     """
     images = tf.cast(images, tf.float32)
@@ -81,10 +81,10 @@ def bits_per_dim(
 
 
 class Trainer:
-    """The state of a training run, and the step that moves it on.
+    """The state of a training run, and the step that updates it.
 
-    With a strategy over several devices a batch is shared out among them in equal parts, and a step does what one
-    device would do with the whole batch (but for the dropout, which each device draws for itself).
+    With a strategy over several devices, a batch is split evenly among them. A step then computes what one device would
+    compute with the whole batch, except for dropout, whose random numbers differ between devices.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Trainer:
         """Args:
         config: the architecture.
         recipe: how the weights are fitted.
-        parameters: where they start, from `network.initialise` or `network.data_dependent_initialisation`.
-        strategy: the devices to use; TensorFlow's default is the one there is.
-        jit_compile: compile the whole step with XLA: quicker on a GPU, no gain on a CPU.
+        parameters: initial weights, from `network.initialise` or `network.data_dependent_initialisation`.
+        strategy: the devices to use; None uses TensorFlow's current strategy, by default one device.
+        jit_compile: whether to compile the whole step with XLA: faster on a GPU, not on a CPU.
         """
         self.config, self.recipe = config, recipe
         self._strategy = strategy or tf.distribute.get_strategy()
@@ -118,15 +118,15 @@ class Trainer:
 
     @property
     def averages(self) -> dict[str, tf.Variable]:
-        """The weights to sample from and to evaluate: the running averages, or the weights where there are none."""
+        """The weights to sample from and to evaluate: the running averages, or without averaging the weights."""
         return self._averages or self.weights
 
     def state(self) -> dict[str, npt.NDArray[np.float32]]:
-        """All that a step changes, by name."""
+        """All arrays that a step changes, by name."""
         return {name: variable.numpy() for name, variable in self._variables().items()}
 
     def restore(self, state: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Go back to what `state` returned."""
+        """Restore a state that `state` returned."""
         with self._strategy.scope():
             for name, variable in self._variables().items():
                 variable.assign(state[name])
@@ -141,15 +141,15 @@ class Trainer:
         return {f"{kind}/{name}": variable for kind, named in kinds.items() for name, variable in named.items()}
 
     def step(self, step: int, images: npt.ArrayLike, condition: npt.ArrayLike | None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Update the state by one batch.
+        """Update the state with one batch.
 
         Args:
-          step: the number of this step, from 0.
+          step: number of this step, from 0.
           images: (batch, height, width, channels), integers from `low` to `high`.
           condition: (batch, *conditional_shape), or None.
 
         Returns:
-          The batch's mean bits per dimension before the update, and the gradient's norm before it was cut.
+          The batch's mean bits per dimension before the update, and the gradient's norm before clipping.
         """
         return self._step(tf.constant(step, tf.int32), tf.convert_to_tensor(images), _tensor(condition))
 
@@ -157,13 +157,13 @@ class Trainer:
         self, images: npt.NDArray[np.uint8], condition: npt.NDArray[np.float32] | None, batch_size: int
     ) -> npt.NDArray[np.float32]:
         """Bits per dimension of each image under the averaged weights, without dropout, (number of images,)."""
-        found = []
+        values = []
         for start in range(0, len(images), batch_size):
-            # The last batch is filled up, so that one compiled program serves all.
-            chosen = np.minimum(np.arange(start, start + batch_size), len(images) - 1)
-            part = None if condition is None else tf.convert_to_tensor(condition[chosen])
-            found.append(self._evaluate(tf.convert_to_tensor(images[chosen]), part).numpy())
-        return np.concatenate(found)[: len(images)]
+            # The last batch is padded, so that all batches use the same compiled program.
+            rows = np.minimum(np.arange(start, start + batch_size), len(images) - 1)
+            batch_condition = None if condition is None else tf.convert_to_tensor(condition[rows])
+            values.append(self._evaluate(tf.convert_to_tensor(images[rows]), batch_condition).numpy())
+        return np.concatenate(values)[: len(images)]
 
     def _bits_per_dim(self, images: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
         return bits_per_dim(self.config, network.kernels(self.config, self.averages), images, condition)
@@ -198,7 +198,7 @@ class Trainer:
         return loss, norm
 
     def _update(self, step: tf.Tensor, gradients: dict[str, tf.Tensor]) -> None:
-        """Adam (arXiv 1412.6980) and the running average, each one pass over an array."""
+        """Apply Adam (arXiv 1412.6980) and update the running average, each in one pass over an array."""
         count = tf.cast(step, tf.float32) + 1.0
         rate = self.recipe.rate(step)
         decay = tf.minimum(self.recipe.ema_decay, count / (9.0 + count))
@@ -229,13 +229,13 @@ class Trainer:
 
         @tf.function(autograph=False)
         def run(number: tf.Tensor, images: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
-            def share(value: tf.Tensor) -> tf.distribute.DistributedValues:
+            def split(value: tf.Tensor) -> tf.distribute.DistributedValues:
                 parts = tf.split(value, replicas)
                 return self._strategy.experimental_distribute_values_from_function(
                     lambda context: parts[context.replica_id_in_sync_group]
                 )
 
-            arguments = (number, share(images), None if condition is None else share(condition))
+            arguments = (number, split(images), None if condition is None else split(condition))
             loss, norm = map(self._strategy.experimental_local_results, self._strategy.run(step, args=arguments))
             return loss[0], norm[0]
 

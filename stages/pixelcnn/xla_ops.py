@@ -1,8 +1,8 @@
-"""The elementwise chains between the convolutions, each one compiled function with a gradient to match.
+"""The elementwise operations between the convolutions, each compiled into one function with its gradient.
 
-TensorFlow runs an activation, a dropout or a gate as a handful of passes over the feature map, and keeps what each of
-them wrote for the gradient. Here XLA makes one pass of a chain; its gradient computes the chain again from the inputs,
-in one pass too, so that nothing but the inputs is kept.
+TensorFlow runs an activation, a dropout or a gate as several passes over the feature map, and stores the result of each
+pass for the gradient. XLA fuses such a chain of operations into one pass. The gradient recomputes the chain from its
+inputs, also in one pass, so that only the inputs are stored.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import tensorflow as tf
 
 
-def _fused(chain: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles a function of tensors, differentiable in its floating-point arguments."""
+def _fuse(chain: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors; the result is differentiable in its floating-point arguments."""
 
     @tf.function(jit_compile=True, autograph=False)
     def backward(arguments: tuple[tf.Tensor, ...], upstream: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
@@ -30,25 +30,25 @@ def _fused(chain: Callable[..., Any]) -> Callable[..., Any]:
     @tf.custom_gradient
     def call(*arguments: tf.Tensor) -> Any:
         def gradient(*upstream: tf.Tensor) -> list[tf.Tensor | None]:
-            found = iter(backward(arguments, upstream))
-            return [next(found) if argument.dtype.is_floating else None for argument in arguments]
+            gradients = iter(backward(arguments, upstream))
+            return [next(gradients) if argument.dtype.is_floating else None for argument in arguments]
 
         return compiled(*arguments), gradient
 
     return call
 
 
-def _rows(x: tf.Tensor) -> tf.Tensor:
-    """(batch, height, width, channels) as a matrix: XLA's CPU code for a concatenation is three times faster on it."""
+def _as_matrix(x: tf.Tensor) -> tf.Tensor:
+    """(batch, height, width, channels) as a matrix, on which XLA's CPU code concatenates three times faster."""
     return tf.reshape(x, [-1, x.shape[-1]])
 
 
-def _like(x: tf.Tensor, model: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(x, tf.concat([tf.shape(model)[:-1], [x.shape[-1]]], axis=0))
+def _reshape_like(x: tf.Tensor, template: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(x, tf.concat([tf.shape(template)[:-1], [x.shape[-1]]], axis=0))
 
 
-# The activations of a matrix's elements. Those with an exponential have a gradient of their own, one pass over the
-# matrix. exp(x) - 1 is off by 6e-8 at most, and three times faster than expm1.
+# Activations of a matrix. Those with an exponential have a hand-written gradient, which takes one pass over the matrix.
+# exp(x) - 1 is off by at most 6e-8, and three times faster than expm1.
 
 
 @tf.custom_gradient
@@ -77,26 +77,26 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 
 @functools.cache
 def activate(name: str, dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
-    """x -> activation(x); concat_elu is [elu(x), elu(-x)] (arXiv 1603.05201), of twice the channels."""
-    return _fused(lambda x: _like(tf.cast(ACTIVATIONS[name](_rows(x)), dtype), x))
+    """A function x -> activation(x); concat_elu is [elu(x), elu(-x)] (arXiv 1603.05201), which doubles the channels."""
+    return _fuse(lambda x: _reshape_like(tf.cast(ACTIVATIONS[name](_as_matrix(x)), dtype), x))
 
 
 @functools.cache
 def activate_and_drop(name: str, rate: float, dtype: tf.DType) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(x, seed) -> dropout(activation(x)), the kept values scaled up.
+    """A function (x, seed) -> dropout(activation(x)), with the remaining values scaled up.
 
-    One random byte decides over a value, so the rate is rounded to a multiple of 1/256 (0.5 is one).
+    One random byte decides whether a value is dropped, so the rate is rounded to a multiple of 1/256 (0.5 is one).
     """
     dropped = round(rate * 256)
 
     def chain(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        active = ACTIVATIONS[name](_rows(x)) * (256.0 / (256.0 - dropped))
-        return _like(tf.cast(tf.where(_rows(noise) >= dropped, active, 0.0), dtype), x)
+        active = ACTIVATIONS[name](_as_matrix(x)) * (256.0 / (256.0 - dropped))
+        return _reshape_like(tf.cast(tf.where(_as_matrix(noise) >= dropped, active, 0.0), dtype), x)
 
-    fused_chain = _fused(chain)
+    fused_chain = _fuse(chain)
 
     def call(x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        # Drawn outside of the compiled chain: XLA's random numbers are a hundred times slower on a CPU.
+        # Generated outside of the compiled chain: XLA's random numbers are a hundred times slower on a CPU.
         channels = x.shape[-1] * (2 if name == "concat_elu" else 1)
         words = tf.random.stateless_uniform(
             tf.concat([tf.shape(x)[:-1], [-(-channels // 4)]], axis=0), seed, None, None, tf.uint32
@@ -109,16 +109,16 @@ def activate_and_drop(name: str, rate: float, dtype: tf.DType) -> Callable[[tf.T
 
 @functools.cache
 def gate(name: str, dtype: tf.DType) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """(x, source[, condition]) -> source + a * sigmoid(b), and the activation of that; [a, b] = x + condition.
+    """A function (x, source[, condition]) -> source + a * sigmoid(b), and its activation; [a, b] = x + condition.
 
-    x is (batch, height, width, 2 * filters), the condition (batch, 2 * filters), the source of `filters` channels.
+    x is (batch, height, width, 2 * filters), source (batch, height, width, filters), condition (batch, 2 * filters).
     """
 
     def chain(x: tf.Tensor, source: tf.Tensor, *condition: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         for projection in condition:
             x = x + projection[:, tf.newaxis, tf.newaxis]
-        value, opening = tf.split(_rows(x), 2, axis=-1)
-        out = _rows(source) + value * tf.sigmoid(opening)
-        return _like(out, source), _like(tf.cast(ACTIVATIONS[name](out), dtype), source)
+        update, gate_logits = tf.split(_as_matrix(x), 2, axis=-1)
+        out = _as_matrix(source) + update * tf.sigmoid(gate_logits)
+        return _reshape_like(out, source), _reshape_like(tf.cast(ACTIVATIONS[name](out), dtype), source)
 
-    return _fused(chain)
+    return _fuse(chain)

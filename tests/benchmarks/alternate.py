@@ -1,7 +1,7 @@
-"""What the benchmarks of the engine share: sizes of a model, and contenders that take turns.
+"""Shared by the benchmarks of the engine: model sizes, and implementations that are timed alternately.
 
-A contender is a process of its own. A word that it reads names an action; it answers with the seconds that this took.
-Where contenders take turns, what else the machine does slows all of them.
+Each implementation runs in a separate process. The process reads names of actions from stdin and writes the seconds
+that each action took to stdout. The processes alternate, so that other load on the machine slows all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 CLASSES, LOGISTICS = 20, 5
 PEAK = "peak_mib"
 
-Ask = Callable[[str, str], float]
+Request = Callable[[str, str], float]
 
 
 class Model(NamedTuple):
@@ -41,7 +41,7 @@ class Model(NamedTuple):
         return f"({self.num_resnet}, {self.num_hierarchies}, {self.num_filters}) × {self.batch}"
 
     def arguments(self) -> dict[str, Any]:
-        """Of both constructors."""
+        """The arguments of both constructors, TFP's and this project's."""
         return {
             "image_shape": (28, 28, 1),
             "conditional_shape": (CLASSES,),
@@ -52,7 +52,7 @@ class Model(NamedTuple):
         }
 
     def data(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Drawings, as blank as real ones are, and their classes."""
+        """Random drawings, with as much ink as real ones, and their one-hot classes."""
         random = np.random.default_rng(0)
         shape = (self.batch, 28, 28, 1)
         ink = random.random(shape) < 0.2
@@ -61,16 +61,16 @@ class Model(NamedTuple):
 
 
 @contextmanager
-def contenders(module: str, model: str, names: Sequence[str]) -> Iterator[Ask]:
-    """Starts them, by `python -m module --model … --contend …`; in the end they are no more.
+def start_processes(module: str, model: str, names: Sequence[str]) -> Iterator[Request]:
+    """Start a process per implementation, with `python -m module --model … --implementation …`; kill them at the end.
 
-    Gives `ask(name, action)`: a contender's answer.
+    Yields a function `request(name, action)`, which returns the answer of an implementation's process.
     """
-    # A process that grabs all of a GPU's memory leaves none for the next.
+    # Without memory growth, the first process would take all of the GPU's memory.
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     processes = {
         name: subprocess.Popen(
-            [sys.executable, "-m", module, "--model", model, "--contend", name],
+            [sys.executable, "-m", module, "--model", model, "--implementation", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -79,7 +79,7 @@ def contenders(module: str, model: str, names: Sequence[str]) -> Iterator[Ask]:
         for name in names
     }
 
-    def ask(name: str, action: str) -> float:
+    def request(name: str, action: str) -> float:
         process = processes[name]
         assert process.stdin and process.stdout
         process.stdin.write(action + "\n")
@@ -87,24 +87,24 @@ def contenders(module: str, model: str, names: Sequence[str]) -> Iterator[Ask]:
         return float(process.stdout.readline())
 
     try:
-        yield ask
+        yield request
     finally:
         for process in processes.values():
             process.kill()
             process.communicate()
 
 
-def in_turn(ask: Ask, names: Sequence[str], action: str, rounds: int) -> dict[str, float]:
-    """The median seconds that each takes for an action."""
+def alternate(request: Request, names: Sequence[str], action: str, rounds: int) -> dict[str, float]:
+    """The median seconds that each implementation takes for an action, over alternating rounds."""
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            times[name].append(ask(name, action))
-    return {name: statistics.median(found) for name, found in times.items()}
+            times[name].append(request(name, action))
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def contend(actions: Mapping[str, Callable[[], object]]) -> None:
-    """A contender's side: does as it is asked until nothing more is; PEAK is asked of every contender."""
+def serve_actions(actions: Mapping[str, Callable[[], object]]) -> None:
+    """Run the requested actions until stdin closes, in an implementation's process. All answer the action PEAK."""
     for line in sys.stdin:
         if line.strip() == PEAK:
             print(peak_mib(), flush=True)
@@ -115,7 +115,7 @@ def contend(actions: Mapping[str, Callable[[], object]]) -> None:
 
 
 def peak_mib() -> float:
-    """The most memory that this process took; on a GPU, of the GPU's."""
+    """The peak memory of this process in MiB; on a GPU, the GPU memory."""
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
@@ -123,8 +123,8 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def ask_device() -> str:
-    """The GPU's name, or nothing. By a process that ends: one that sees a GPU takes its memory."""
+def gpu_name() -> str:
+    """The GPU's name, or an empty string. Uses a separate process: one that finds a GPU takes its memory."""
     code = (
         "import tensorflow as tf\n"
         "for gpu in tf.config.list_physical_devices('GPU')[:1]:\n"

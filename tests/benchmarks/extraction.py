@@ -1,19 +1,19 @@
-"""What it costs to find the first drawings of a mirror, and to read their pixels.
+"""The time and memory that selecting the first drawings of a mirror and reading their pixels takes.
 
     python -m tests.benchmarks.extraction [part …]
 
-The parts are selection, folder, network, prepared and memory; without one all of them run, a few minutes on two cores
-and 1.5 GB of a temporary folder. Prints a line for each figure, and then all of them as one line of JSON.
+The parts are selection, folder, network, prepared and memory; by default all run, which takes a few minutes on two
+cores and 1.5 GB of a temporary folder. Prints a line per figure, and then all figures as one line of JSON.
 
-- selection: keys a second, by `hashlib` one by one, by this project in one process, and in all: the first 500,000 of
-  the public bucket, which needs no network.
-- folder: drawings a second out of a folder of .npy files.
-- network: drawings a second and bytes a drawing from a server on this machine, by ranges and by whole files, with
-  answers that take 0 and 20 ms. The files are as long as the bucket's, and as many rows of each are wanted.
-- prepared: drawings a second out of a directory that TensorFlow Datasets has prepared, by this project and by
+- selection: keys per second with `hashlib` one by one, with this project in one process, and on all cores for the first
+  500,000 drawings of the public bucket, which needs no network.
+- folder: drawings per second from a folder of .npy files.
+- network: drawings per second and bytes per drawing from a server on this machine, by ranges and by whole files, with a
+  latency of 0 and of 20 ms. The files, and the number of rows requested from each, are as large as the bucket's.
+- prepared: drawings per second from a directory that TensorFlow Datasets has prepared, with this project and with
   `tfds.as_numpy`.
-- memory: the most that a run of extract with `prefetch` takes: of memory of its own, and with the pages of files that
-  it has mapped, which the system takes back when it needs them.
+- memory: the peak memory of a run of extract with `prefetch`: its anonymous memory, and the total with the mapped pages
+  of files, which the system reclaims when it needs them.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from stages.quickdraw.mirrors import Folder
 from stages.quickdraw.remote import Remote
 from tests.settings import FULL, ROOT, write
 
-CLASS = 145_000  # drawings in a file of the public bucket, about
-WANTED = 1_449  # of them among the first 500,000, about
-NUMBERS = (10_000, 100_000, 500_000)
+ROWS = 145_000  # approximate number of drawings in a file of the public bucket
+REQUESTED_ROWS = 1_449  # approximate number of them among the first 500,000
+NUM_DRAWINGS = (10_000, 100_000, 500_000)
 
 Figures = dict[str, float]
 
@@ -80,33 +80,33 @@ print(read / (time.perf_counter() - started))
 
 
 def main(parts: list[str]) -> None:
-    """Run some parts, or all."""
-    known: dict[str, Callable[[Path], Figures]] = {
-        "selection": selecting,
+    """Run the given parts, or all."""
+    benchmarks: dict[str, Callable[[Path], Figures]] = {
+        "selection": selection,
         "folder": folder,
         "network": network,
         "prepared": prepared,
         "memory": memory,
     }
     figures: Figures = {"cores": os.cpu_count() or 1}
-    for part in parts or known:
+    for part in parts or benchmarks:
         with tempfile.TemporaryDirectory() as temporary:
             os.environ["QUICKDRAW_CACHE"] = f"{temporary}/cache"
-            for name, figure in known[part](Path(temporary)).items():
+            for name, figure in benchmarks[part](Path(temporary)).items():
                 figures[name] = round(figure, 1)
                 print(f"{name:60}{figure:>16,.1f}", flush=True)
     print(json.dumps(figures))
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """The seconds that a call takes."""
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
-def selecting(temporary: Path) -> Figures:
-    """Keys a second."""
+def selection(temporary: Path) -> Figures:
+    """Keys per second."""
     number = 1_000_000
 
     def one_by_one() -> None:
@@ -118,43 +118,44 @@ def selecting(temporary: Path) -> Figures:
             pass
 
     counts = Remote(BUCKET).counts()
-    all_of_them = seconds(lambda: extract.build_index(counts, 500_000))
+    index_seconds = seconds(lambda: extract.build_index(counts, 500_000))
     return {
         "selection: hashlib, one process, keys/s": number / seconds(one_by_one),
-        "selection: ours, one process, keys/s": number / seconds(as_arrays),
-        "selection: ours, all cores, keys/s": sum(counts.values()) / all_of_them,
-        "selection: the first 500,000 of the bucket, s": all_of_them,
+        "selection: this project, one process, keys/s": number / seconds(as_arrays),
+        "selection: this project, all cores, keys/s": sum(counts.values()) / index_seconds,
+        "selection: the first 500,000 of the bucket, s": index_seconds,
     }
 
 
-def make(folder: Path, classes: int, rows: int) -> Path:
-    """A mirror of noise."""
+def write_mirror(folder: Path, classes: int, rows: int) -> Path:
+    """Write a mirror of random pixels."""
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (rows, 784), np.uint8)
-    for place, name in enumerate(labels()[:classes]):
-        np.save(folder / f"{name}.npy", np.roll(noise, place, axis=0))
+    for index, name in enumerate(labels()[:classes]):
+        np.save(folder / f"{name}.npy", np.roll(noise, index, axis=0))
     return folder
 
 
 def folder(temporary: Path) -> Figures:
-    """Drawings a second, of the clock and of the processor: the first is less where a machine does other things too."""
-    mirror = Folder(make(temporary / "mirror", 345, 1_500))
+    """Drawings per second of wall time and of CPU time; other load on the machine reduces only the first."""
+    mirror = Folder(write_mirror(temporary / "mirror", 345, 1_500))
     drawings = extract.build_index(mirror.counts(), 500_000)
     figures = {"folder: drawings/s": 0.0, "folder: drawings/s of processor time": 0.0}
     for _ in range(3):
         clock, processor = time.perf_counter(), time.process_time()
         for start in range(0, len(drawings), images.BLOCK):
             mirror.pixels(drawings.iloc[start : start + images.BLOCK])
-        spent = time.perf_counter() - clock, time.process_time() - processor
+        seconds_spent = time.perf_counter() - clock, time.process_time() - processor
         figures = {
-            name: max(best, len(drawings) / took) for (name, best), took in zip(figures.items(), spent, strict=True)
+            name: max(best, len(drawings) / spent)
+            for (name, best), spent in zip(figures.items(), seconds_spent, strict=True)
         }
     return figures
 
 
 @contextmanager
 def server(folder: Path, latency: float = 0) -> Iterator[str]:
-    """The address of a server in a process of its own."""
+    """Start a server in a separate process; yields its address."""
     command = [sys.executable, "-m", "tests.stages.quickdraw.server", str(folder), str(latency)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -163,57 +164,57 @@ def server(folder: Path, latency: float = 0) -> Iterator[str]:
 
 
 def network(temporary: Path) -> Figures:
-    """Drawings a second, and bytes a drawing."""
-    mirror = make(temporary / "mirror", 4, CLASS)
+    """Drawings per second, and bytes per drawing."""
+    mirror = write_mirror(temporary / "mirror", 4, ROWS)
     random = np.random.default_rng(0)
-    wanted = {name: random.choice(CLASS, WANTED, replace=False).astype(np.int32) for name in labels()[:4]}
+    rows = {name: random.choice(ROWS, REQUESTED_ROWS, replace=False).astype(np.int32) for name in labels()[:4]}
     figures = {}
-    for way in ("ranges", "files"):
+    for strategy in ("ranges", "files"):
         for latency in (0, 0.02):
-            os.environ["QUICKDRAW_CACHE"] = str(temporary / f"{way}-{latency}")
-            os.environ["QUICKDRAW_FETCH"] = way
+            os.environ["QUICKDRAW_CACHE"] = str(temporary / f"{strategy}-{latency}")
+            os.environ["QUICKDRAW_FETCH"] = strategy
             with server(mirror, latency) as address:
-                took = seconds(lambda address=address: Remote(address).fetch(wanted))  # type: ignore[misc]
+                spent = seconds(lambda address=address: Remote(address).fetch(rows))  # type: ignore[misc]
                 with urllib.request.urlopen(f"{address}/.sent") as answer:
                     sent = int(answer.read())
-            what = f"network: {way}, {latency * 1000:.0f} ms,"
-            figures[f"{what} drawings/s"] = 4 * WANTED / took
-            figures[f"{what} bytes/drawing"] = sent / (4 * WANTED)
+            prefix = f"network: {strategy}, {latency * 1000:.0f} ms,"
+            figures[f"{prefix} drawings/s"] = 4 * REQUESTED_ROWS / spent
+            figures[f"{prefix} bytes/drawing"] = sent / (4 * REQUESTED_ROWS)
     return figures
 
 
 def prepared(temporary: Path) -> Figures:
-    """Drawings a second."""
+    """Drawings per second."""
     from stages.quickdraw.tfds import PreparedDataset
 
-    mirror = Folder(make(temporary / "mirror", 345, 100))
+    mirror = Folder(write_mirror(temporary / "mirror", 345, 100))
     with server(mirror.path) as address:
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "no_proxy": "127.0.0.1"}
         command = [sys.executable, "-c", AS_NUMPY, address, str(temporary / "tfds")]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+        result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     drawings = extract.build_index(mirror.counts(), 34_500)
-    ours = seconds(lambda: PreparedDataset(temporary / "tfds", mirror.counts()).pixels(drawings))
+    spent = seconds(lambda: PreparedDataset(temporary / "tfds", mirror.counts()).pixels(drawings))
     return {
-        "prepared: tfds.as_numpy, drawings/s": float(done.stdout.split()[-1]),
-        "prepared: ours, drawings/s": len(drawings) / ours,
+        "prepared: tfds.as_numpy, drawings/s": float(result.stdout.split()[-1]),
+        "prepared: this project, drawings/s": len(drawings) / spent,
     }
 
 
 def memory(temporary: Path) -> Figures:
-    """MB."""
+    """Peak memory in MB."""
     figures = {}
-    mirror = make(temporary / "mirror", 345, 1_500)
+    mirror = write_mirror(temporary / "mirror", 345, 1_500)
     os.environ.pop("QUICKDRAW_FETCH", None)
     with server(mirror) as address:
-        for place, at in (("a folder", str(mirror)), ("a server", address)):
-            for number in NUMBERS:
-                write(temporary, FULL | {"mirror": at, "num_drawings": number, "prefetch": True})
+        for source, address_or_folder in (("a folder", str(mirror)), ("a server", address)):
+            for number in NUM_DRAWINGS:
+                write(temporary, FULL | {"mirror": address_or_folder, "num_drawings": number, "prefetch": True})
                 environment = os.environ | {"PYTHONPATH": str(ROOT), "QUICKDRAW_CACHE": str(temporary / f"{number}")}
                 command = [sys.executable, "-c", MEMORY]
-                done = subprocess.run(command, cwd=temporary, env=environment, stdout=subprocess.PIPE, check=True)
-                own, mapped = map(float, done.stdout.split())
-                figures[f"memory: {number:,} from {place}, own, MB"] = own
-                figures[f"memory: {number:,} from {place}, with mapped pages, MB"] = mapped
+                result = subprocess.run(command, cwd=temporary, env=environment, stdout=subprocess.PIPE, check=True)
+                anonymous, total = map(float, result.stdout.split())
+                figures[f"memory: {number:,} from {source}, anonymous, MB"] = anonymous
+                figures[f"memory: {number:,} from {source}, with mapped pages, MB"] = total
     return figures
 
 

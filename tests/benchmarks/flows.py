@@ -1,12 +1,12 @@
-"""What Prefect costs over DVC, where nothing is left to run.
+"""The time that Prefect adds to DVC when all stages are up to date.
 
     python -m tests.benchmarks.flows [--times 3]
 
-Six stages that are all up to date, brought up to date again: by `dvc repro`; by `python -m pipeline run` with no
-server, which also keeps the run as an experiment; by the flow `reproduce` alone, against a server that runs and against
-the one that Prefect starts where there is none. They take their turns, so that what else the machine does slows all of
-them. A figure is the median of the wall times; `processor` is what the command and its children took of a processor.
-Prints a table, and then all figures as one line of JSON.
+Six stages that are up to date are reproduced again: by `dvc repro`; by `python -m pipeline run` without a server, which
+also saves the run as an experiment; and by the flow `reproduce` alone, with a running server and with the server that
+Prefect starts if none is running. The commands alternate, so that other load on the machine slows all of them. A figure
+is the median of the wall times; `processor` is the CPU time of the command and its children. Prints a table, and then
+all figures as one line of JSON.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def main() -> None:
     times = parser.parse_args().times
     with tempfile.TemporaryDirectory() as folder:
         home, root = Path(folder) / "home", Path(folder) / "project"
-        for place in (home, root):
-            place.mkdir()
+        for path in (home, root):
+            path.mkdir()
         fake_project.write(root, mirror="doodles")
         server = Server(home)
         try:
@@ -50,33 +50,37 @@ def main() -> None:
 
     base = figures["dvc repro"]["wall"]
     print(f"{'':26} {'wall':>7} {'over':>7} {'processor':>10}   seconds")
-    for name, found in figures.items():
-        print(f"{name:26} {found['wall']:7.2f} {found['wall'] - base:7.2f} {found['processor']:10.2f}")
+    for name, figure in figures.items():
+        print(f"{name:26} {figure['wall']:7.2f} {figure['wall'] - base:7.2f} {figure['processor']:10.2f}")
     print(json.dumps(figures))
 
 
 def measure(server: Server, root: Path, home: Path, times: int) -> dict[str, dict[str, float]]:
-    """The median seconds of each command, after one run of each that warms it up."""
-    alone = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    alone |= {"PYTHONPATH": str(ROOT), "PREFECT_HOME": str(home / "alone"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    took: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
+    """The median seconds of each command, after one warm-up run of each."""
+    without_server = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    without_server |= {
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_HOME": str(home / "alone"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    times_by_name: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for _ in range(times + 1):
-        for name, words in COMMANDS.items():
-            took[name].append(run(words, root, server.variables if "running" in name else alone))
+        for name, arguments in COMMANDS.items():
+            times_by_name[name].append(run(arguments, root, server.variables if "running" in name else without_server))
     return {
         name: {
-            "wall": statistics.median(wall for wall, _ in found[1:]),
-            "processor": statistics.median(processor for _, processor in found[1:]),
+            "wall": statistics.median(wall for wall, _ in values[1:]),
+            "processor": statistics.median(processor for _, processor in values[1:]),
         }
-        for name, found in took.items()
+        for name, values in times_by_name.items()
     }
 
 
-def run(words: list[str], root: Path, environment: dict[str, str]) -> tuple[float, float]:
-    """The seconds that a command took, by the clock and of a processor."""
+def run(arguments: list[str], root: Path, environment: dict[str, str]) -> tuple[float, float]:
+    """The wall time and the CPU time of a command, in seconds."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(
-        [sys.executable, *words], cwd=root, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

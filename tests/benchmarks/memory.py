@@ -1,15 +1,15 @@
-"""What memory each stage takes, as a whole process with all that it starts.
+"""The memory that each stage takes, including all processes that it starts.
 
     python -m tests.benchmarks.memory [--mirror FOLDER] [--profile quick] [stage …]
 
 Runs the stages one after the other in an empty folder, with the settings of a profile, and prints a table:
 
-- peak: the most that the stage's processes held at one time, each page that they share counted once. Looked at twenty
-  times a second (Linux's PSS; elsewhere the sum of their resident sets).
-- largest: the most that one process of the stage held at any time, as the system itself kept count of it.
+- peak: the peak of the sum over the stage's processes, with shared pages counted once. It is sampled twenty times a
+  second (Linux: PSS; elsewhere: the sum of the resident sets).
+- largest: the peak of a single process of the stage, as recorded by the system.
 
-Training and the judge take their memory with the first steps, so they take `STEPS` of them and no more. `extract` is
-measured a second time for all 500,000 drawings of the public bucket, whose row counts are known: it asks for nothing.
+Training and the judge allocate their memory in the first steps, so they run for only `STEPS` steps. `extract` is
+measured a second time for 500,000 drawings of the public bucket, whose row counts are known, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tests.settings import FULL, ROOT, write
 
 STAGES = ["extract", "filter", "train", "sample", "judge", "evaluate", "report"]
 STEPS = 100
-EVERY = 0.05  # seconds between two looks
+INTERVAL = 0.05  # seconds between two samples
 
 
 class Memory(NamedTuple):
-    """Of a command, in MiB, and how many seconds it took."""
+    """The memory of a command in MiB, and its duration in seconds."""
 
     peak: float
     largest: float
@@ -44,47 +44,49 @@ class Memory(NamedTuple):
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", metavar="stage", help="those to measure; the ones before run as well")
+    parser.add_argument(
+        "stages", nargs="*", metavar="stage", help="stages to measure (all); the stages before them run as well"
+    )
     parser.add_argument("--mirror", default=params.DOODLES, help="a folder of drawings (doodles)")
     parser.add_argument("--profile", default="quick", choices=profiles())
     options = parser.parse_args(arguments)
     mirror = options.mirror if options.mirror == params.DOODLES else str(Path(options.mirror).resolve())
     settings = FULL | profiles()[options.profile] | {"mirror": mirror, "max_steps": STEPS, "judge_steps": STEPS}
-    wanted = options.stages or STAGES
+    requested = options.stages or STAGES
 
     print(f"| stage, profile {options.profile} | peak, MiB | largest process, MiB |\n|---|---|---|", flush=True)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        if "extract" in wanted:
-            everything = FULL | {"mirror": params.BUCKET, "num_drawings": 500_000}
-            show("extract, 500,000 drawings", measure(folder / "all", "extract", everything))
-        for stage in STAGES[: max(map(STAGES.index, wanted)) + 1]:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if "extract" in requested:
+            all_drawings = FULL | {"mirror": params.BUCKET, "num_drawings": 500_000}
+            show("extract, 500,000 drawings", measure(folder / "all", "extract", all_drawings))
+        for stage in STAGES[: max(map(STAGES.index, requested)) + 1]:
             memory = measure(folder / "run", stage, settings)
-            if stage in wanted:
+            if stage in requested:
                 show(stage, memory)
 
 
-def show(what: str, memory: Memory) -> None:
-    """A row of the table."""
-    print(f"| {what} | {memory.peak:,.0f} | {memory.largest:,.0f} |", flush=True)
+def show(name: str, memory: Memory) -> None:
+    """Print a row of the table."""
+    print(f"| {name} | {memory.peak:,.0f} | {memory.largest:,.0f} |", flush=True)
 
 
 def measure(folder: Path, stage: str, settings: dict[str, Any]) -> Memory:
-    """What a stage takes in a folder, which is made where it is missing."""
+    """Run a stage in a folder, which is created if necessary, and measure it."""
     folder.mkdir(exist_ok=True)
     write(folder, settings)
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "QUICKDRAW_CACHE": str(folder / "cache")}
-    variables.pop("DVC_ROOT", None)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "QUICKDRAW_CACHE": str(folder / "cache")}
+    environment.pop("DVC_ROOT", None)
     started, peak = time.monotonic(), 0
     log = folder / f"{stage}.log"
     with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=variables, stderr=file)
+        process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment, stderr=file)
         while True:
-            peak = max(peak, held_by(process.pid))
+            peak = max(peak, memory_of(process.pid))
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 break
-            time.sleep(EVERY)
+            time.sleep(INTERVAL)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{stage} failed:\n{log.read_text(errors='replace')}")
@@ -92,14 +94,14 @@ def measure(folder: Path, stage: str, settings: dict[str, Any]) -> Memory:
     return Memory(max(peak, largest) / 2**20, largest / 2**20, time.monotonic() - started)
 
 
-def held_by(pid: int) -> int:
-    """The bytes that a process and its descendants hold now."""
+def memory_of(pid: int) -> int:
+    """The memory of a process and its descendants now, in bytes."""
     total = 0
     try:
         for process in (root := psutil.Process(pid), *root.children(recursive=True)):
             memory = process.memory_full_info()
             total += getattr(memory, "pss", memory.rss)
-    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):  # ended meanwhile
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):  # it has ended
         pass
     return total
 

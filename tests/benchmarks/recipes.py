@@ -1,12 +1,12 @@
-"""The post's recipe on TFP's PixelCNN, beside the run at hand: as large, for as many steps, on the same drawings.
+"""The post's recipe on TFP's PixelCNN compared with a run: with the same size, number of steps and drawings.
 
     python -m tests.benchmarks.recipes
 
-Run it at the root of a repository in which the pipeline has run. It trains `tfp.distributions.PixelCNN` as the post
-does (the raw label as the condition, dropout 0.5, Adam at 0.001, nothing averaged), with the run's num_resnet,
-num_hierarchies, num_filters, num_logistic_mix, steps and batch size, and lets the stages sample and evaluate measure
-the outcome as they measured the run's. Minutes for `quick`: TFP's steps are slower. Prints both runs' figures, a line
-each, and then as one line of JSON.
+Run it in the root of a repository in which the pipeline has run. It trains `tfp.distributions.PixelCNN` as in the post
+(the raw label as the condition, dropout 0.5, Adam at 0.001, no averaging), with the run's num_resnet, num_hierarchies,
+num_filters, num_logistic_mix, steps and batch size. The stages sample and evaluate then compute the metrics in the same
+way as for the run. It takes minutes for `quick`, because TFP's steps are slower. Prints the metrics of both, one per
+line, and then as one line of JSON.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from stages.outputs import dataset, model
 from stages.params import Params
 from tests.settings import write
 
-FOUND = Path("reports/metrics.json")
-OF_THE_POST = {"conditioning": "label", "position": "none", "dropout_p": 0.5, "temperature": 1.0, "guidance": 1.0}
+METRICS = Path("reports/metrics.json")
+POST_SETTINGS = {"conditioning": "label", "position": "none", "dropout_p": 0.5, "temperature": 1.0, "guidance": 1.0}
 LEARNING_RATE = 0.001
 
 
 def main() -> None:
-    here = Path.cwd()
+    root = Path.cwd()
     settings = params.load()
     with tempfile.TemporaryDirectory() as temporary:
-        there = Path(temporary)
-        write(there, settings.model_dump() | OF_THE_POST)
-        (there / "data/train").mkdir(parents=True)
-        for folder in (here / "data").iterdir():
+        post_root = Path(temporary)
+        write(post_root, settings.model_dump() | POST_SETTINGS)
+        (post_root / "data/train").mkdir(parents=True)
+        for folder in (root / "data").iterdir():
             if folder.name not in ("train", "sample", "evaluate"):
-                (there / "data" / folder.name).symlink_to(folder)
+                (post_root / "data" / folder.name).symlink_to(folder)
         started = time.perf_counter()
-        model.save(fit(settings), there / model.FOLDER)
-        spent = time.perf_counter() - started
+        model.save(fit(settings), post_root / model.FOLDER)
+        seconds = time.perf_counter() - started
         for stage in ("sample", "evaluate"):
-            subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=there, check=True)
-        theirs: dict[str, Any] = json.loads((there / FOUND).read_text())
-    ours = json.loads((here / FOUND).read_text())
-    print(f"\n{'':32}{'the post on TFP':>18}{'the run at hand':>18}")
-    for name in ours:
-        print(f"{name:32}{theirs[name]:>18}{ours[name]:>18}")
-    print(json.dumps({"post": theirs | {"training_s": round(spent)}, "ours": ours}))
+            subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=post_root, check=True)
+        post_metrics: dict[str, Any] = json.loads((post_root / METRICS).read_text())
+    run_metrics = json.loads((root / METRICS).read_text())
+    print(f"\n{'':32}{'the post on TFP':>18}{'the run':>18}")
+    for name in run_metrics:
+        print(f"{name:32}{post_metrics[name]:>18}{run_metrics[name]:>18}")
+    print(json.dumps({"post": post_metrics | {"training_s": round(seconds)}, "ours": run_metrics}))
 
 
 def fit(settings: Params) -> model.Model:
-    """TFP's distribution, fitted by the post's recipe."""
+    """TFP's distribution, trained with the post's recipe."""
     import tensorflow as tf
     import tf_keras
     from tensorflow_probability import distributions as tfd
@@ -93,9 +93,9 @@ def fit(settings: Params) -> model.Model:
         bits = compiled(training.images[batch].astype(np.float32), training.labels[batch].astype(np.float32))
         if number % 50 == 0:
             print(f"step {number} of {order.steps}: {bits.numpy():.3f} bits per dimension", flush=True)
-    ours = PixelCNN.from_tfp(dist)
-    weights = {name: value.numpy() for name, value in ours.network.parameters.items()}
-    return model.Model(ours.config, data.classes(settings.classes), "label", weights)
+    converted = PixelCNN.from_tfp(dist)
+    weights = {name: value.numpy() for name, value in converted.network.parameters.items()}
+    return model.Model(converted.config, data.classes(settings.classes), "label", weights)
 
 
 if __name__ == "__main__":

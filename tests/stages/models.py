@@ -1,4 +1,4 @@
-"""Models that tests make: as small as a network can be, with all of its parts."""
+"""Models for tests: the smallest network that has all components."""
 
 import numpy as np
 

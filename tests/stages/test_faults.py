@@ -355,7 +355,7 @@ def frequent_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save a checkpoint after every training step, and after every few generated drawings."""
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", 1e9)
-    monkeypatch.setattr("stages.pixelcnn.sampling.MAX_TILE", 4)
+    monkeypatch.setattr("stages.pixelcnn.sampling.MAX_CPU_BATCH", 4)
 
 
 def interrupt(stage: ModuleType, settings: params.Params) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The network as a function: which pixels each output sees, and whether its hand-written gradients are right."""
+"""The network as a function: the pixels that each output depends on, and its hand-written gradients."""
 
 import dataclasses
 import functools
@@ -15,20 +15,20 @@ from stages.pixelcnn import network, xla_ops
 from stages.pixelcnn.network import Config, Mixture
 
 SMALL = Config((8, 8, 1), (3,), num_resnet=1, num_hierarchies=2, num_filters=4, num_logistic_mix=2)
-# Every setting that moves a tap.
+# Every argument that changes the position of a tap.
 ARCHITECTURES = {
     "one level, smallest field": Config((5, 7, 1), None, 1, 1, 4, 2, (2, 3)),
     "the default field, a condition": SMALL,
     "three levels, three channels": Config((8, 8, 3), (), 1, 3, 4, 2),
     "a field of four by five, elu": Config((8, 8, 1), None, 1, 3, 4, 2, (4, 5), resnet_activation="elu"),
-    "told of the edges, relu": Config((8, 4, 2), None, 2, 2, 4, 2, (3, 5), resnet_activation="relu", position="ones"),
-    "told where, no weight norm": Config((4, 8, 1), (2, 2), 1, 2, 4, 2, use_weight_norm=False, position="coordinates"),
+    "ones as position, relu": Config((8, 4, 2), None, 2, 2, 4, 2, (3, 5), resnet_activation="relu", position="ones"),
+    "coordinates, no weight norm": Config((4, 8, 1), (2, 2), 1, 2, 4, 2, use_weight_norm=False, position="coordinates"),
 }
 
 
 @pytest.fixture
 def eagerly() -> Iterator[None]:
-    """Without XLA, whose compiler would take most of a small network's time."""
+    """Runs without XLA, whose compilation would take most of the time for a small network."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -45,7 +45,7 @@ def condition(config: Config, batch: int) -> tf.Tensor | None:
 
 
 def outputs(mixture: Mixture) -> tf.Tensor:
-    """All parameters of a pixel side by side, (batch, height, width, parameters)."""
+    """All parameters of a pixel along one axis, (batch, height, width, parameters)."""
     parts = [part for part in mixture if part is not None]
     return tf.concat([tf.reshape(part, [*part.shape[:3], -1]) for part in parts], axis=-1)
 
@@ -64,7 +64,7 @@ def initialised_by_data(config: Config) -> dict[str, tf.Tensor]:
 
 
 def trained(config: Config) -> dict[str, tf.Tensor]:
-    """A step of gradient descent on something: any step would do."""
+    """Parameters after a step of gradient descent on an arbitrary loss."""
     parameters = initialised_by_data(config)
     with tf.GradientTape() as tape:
         tape.watch(parameters)
@@ -74,20 +74,21 @@ def trained(config: Config) -> dict[str, tf.Tensor]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a pixel sees
+# The receptive field
 # ---------------------------------------------------------------------------------------------------------------------
 
-Seen = npt.NDArray[np.bool_]  # (height, width, image height, image width): which pixels of the image a feature may see
+# (height, width, image height, image width): the pixels of the image that a feature may depend on
+FieldMap = npt.NDArray[np.bool_]
 
 
-def receptive_field(config: Config) -> Seen:
-    """By the architecture's own account of who reads what, with sets of pixels in place of numbers."""
+def receptive_field(config: Config) -> FieldMap:
+    """The receptive field by the definition of the architecture, computed with sets of pixels instead of numbers."""
     height, width, _ = config.image_shape
     rows, columns = config.receptive_field_dims
     half = columns // 2
     wide, left = range(-half, half + 1), range(-half, 1)
 
-    def read(x: Seen, row_taps: range, column_taps: range, stride: int = 1) -> Seen:
+    def read(x: FieldMap, row_taps: range, column_taps: range, stride: int = 1) -> FieldMap:
         out = np.zeros((x.shape[0] // stride, x.shape[1] // stride, height, width), bool)
         for r, c in np.ndindex(*out.shape[:2]):
             for row in (stride * r + tap for tap in row_taps):
@@ -96,7 +97,7 @@ def receptive_field(config: Config) -> Seen:
                         out[r, c] |= x[row, column]
         return out
 
-    def grow(x: Seen, row_taps: range, column_taps: range) -> Seen:
+    def upsample(x: FieldMap, row_taps: range, column_taps: range) -> FieldMap:
         out = np.zeros((2 * x.shape[0], 2 * x.shape[1], height, width), bool)
         for r, c in np.ndindex(*x.shape[:2]):
             for row in (2 * r + tap for tap in row_taps):
@@ -107,38 +108,38 @@ def receptive_field(config: Config) -> Seen:
 
     taps = {"vertical": (range(2 - rows, 1), wide), "horizontal": (range(-1, 1), left)}
 
-    def block(x: Seen, stack: str, *across: Seen) -> Seen:
-        middle = np.logical_or.reduce([read(x, *taps[stack]), *across])
+    def block(x: FieldMap, stack: str, *skip: FieldMap) -> FieldMap:
+        middle = np.logical_or.reduce([read(x, *taps[stack]), *skip])
         return x | read(middle, *taps[stack])
 
     image = np.eye(height * width, dtype=bool).reshape(height, width, height, width)
     v = read(image, range(1 - rows, 0), wide)
     h = read(image, range(-1, 0), wide) | read(image, range(-1, 1), range(-half, 0))
-    passed = [(v, h)]
+    skips = [(v, h)]
     for level in range(config.num_hierarchies):
         if level:
             v, h = read(v, *taps["vertical"], 2), read(h, *taps["horizontal"], 2)
-            passed.append((v, h))
+            skips.append((v, h))
         for _ in range(config.num_resnet):
             v = block(v, "vertical")
             h = block(h, "horizontal", v)
-            passed.append((v, h))
-    passed.pop()
+            skips.append((v, h))
+    skips.pop()
     for level in reversed(range(config.num_hierarchies)):
         for _ in range(config.num_resnet + (level < config.num_hierarchies - 1)):
-            across_v, across_h = passed.pop()
-            v = block(v, "vertical", across_v)
-            h = block(h, "horizontal", v, across_h)
+            skip_v, skip_h = skips.pop()
+            v = block(v, "vertical", skip_v)
+            h = block(h, "horizontal", v, skip_h)
         if level:
-            v, h = grow(v, range(rows - 1), wide), grow(h, range(2), range(half + 1))
-    assert not passed
+            v, h = upsample(v, range(rows - 1), wide), upsample(h, range(2), range(half + 1))
+    assert not skips
     return h
 
 
 def jacobian(config: Config, parameters: network.Parameters) -> npt.NDArray[np.float64]:
-    """How much a random mixture of each pixel's outputs moves with each pixel, (pixels, pixels)."""
+    """Absolute gradients of a random combination of each pixel's outputs by each pixel, (pixels, pixels)."""
     pixels = config.image_shape[0] * config.image_shape[1]
-    # One copy of the image for each pixel, and of each copy one pixel's outputs: all rows by one gradient.
+    # One copy of the image per output pixel, so that one gradient gives all rows.
     x = tf.tile(images(config, 1, 3), [pixels, 1, 1, 1])
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -150,33 +151,33 @@ def jacobian(config: Config, parameters: network.Parameters) -> npt.NDArray[np.f
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("state", [initial, pytest.param(initialised_by_data, marks=pytest.mark.slow), trained])
 @pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
-def test_a_pixel_sees_its_receptive_field_and_never_the_future(
+def test_a_pixel_depends_on_its_receptive_field_and_not_on_later_pixels(
     config: Config, state: Callable[[Config], network.Parameters]
 ) -> None:
     pixels = config.image_shape[0] * config.image_shape[1]
-    slopes = jacobian(config, state(config))
-    future = np.triu(np.ones((pixels, pixels), bool))  # itself included
-    assert not slopes[future].any()
+    gradients = jacobian(config, state(config))
+    future = np.triu(np.ones((pixels, pixels), bool))  # including the pixel itself
+    assert not gradients[future].any()
     field = receptive_field(config).reshape(pixels, pixels)
     assert not field[future].any()
     assert field[pixels // 2].sum() > 3
-    if config.resnet_activation == "relu":  # whose slope is 0 half of the time
-        assert not slopes[~field].any()
+    if config.resnet_activation == "relu":  # whose gradient is 0 half of the time
+        assert not gradients[~field].any()
     else:
-        np.testing.assert_array_equal(slopes != 0, field)
+        np.testing.assert_array_equal(gradients != 0, field)
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_the_position_tells_rows_of_a_blank_image_apart() -> None:
+def test_position_channels_distinguish_rows_of_a_blank_image() -> None:
     blank = tf.fill((1, 16, 8, 1), tf.constant(-1.0, tf.float64))
-    apart = {}
+    differences = {}
     for position in ("none", "ones", "coordinates"):
         config = Config((16, 8, 1), None, 1, 1, 4, 2, position=position)
-        below = run(config, initialised_by_data(config), blank).numpy()[0, -3:]
-        apart[position] = np.abs(np.diff(below, axis=0)).max()
-    assert apart["none"] == 0 < 1e-4 < apart["coordinates"]
-    # Ones show the padding, and these rows are too far below it.
-    assert apart["ones"] == 0
+        last_rows = run(config, initialised_by_data(config), blank).numpy()[0, -3:]
+        differences[position] = np.abs(np.diff(last_rows, axis=0)).max()
+    assert differences["none"] == 0 < 1e-4 < differences["coordinates"]
+    # Ones make the padding visible, but these rows are too far below it.
+    assert differences["ones"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ def test_the_position_tells_rows_of_a_blank_image_apart() -> None:
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def test_the_gradient_is_the_derivative(config: Config) -> None:
-    """Of weights and images, with dropout, by central differences along random directions in float64."""
+    """By weights and images, with dropout: central differences along random directions in float64."""
     if config.resnet_activation == "relu":
         return  # a kink at every unit
     random = np.random.default_rng(4)
@@ -213,50 +214,50 @@ def test_the_gradient_is_the_derivative(config: Config) -> None:
 
 
 def plain_activation(name: str, x: tf.Tensor) -> tf.Tensor:
-    """As TFP writes them."""
+    """The activations as TFP computes them."""
     if name == "concat_elu":
         return tf.nn.elu(tf.concat([x, -x], axis=-1))
     return tf.nn.elu(x) if name == "elu" else tf.nn.relu(x)
 
 
 def plain_gate(name: str, x: tf.Tensor, source: tf.Tensor, projection: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    value, opening = tf.split(x + projection[:, None, None], 2, axis=-1)
-    out = source + tf.sigmoid(opening) * value
+    update, gate_logits = tf.split(x + projection[:, None, None], 2, axis=-1)
+    out = source + tf.sigmoid(gate_logits) * update
     return out, plain_activation(name, out)
 
 
 @pytest.mark.parametrize("name", xla_ops.ACTIVATIONS)
-def test_compiled_chains_equal_plain_operations(name: str) -> None:
-    """Values and gradients, through XLA."""
+def test_fused_operations_equal_plain_operations(name: str) -> None:
+    """Values and gradients, compiled by XLA."""
     random = np.random.default_rng(6)
     x, source, projection = (random.normal(size=size) for size in ((2, 3, 3, 8), (2, 3, 3, 4), (2, 8)))
-    x[0, 0, 0] = 0  # where a pixel sees nothing but padding
+    x[0, 0, 0] = 0  # as for a pixel that sees only padding
     x, source, projection = (tf.constant(value) for value in (x, source, projection))
 
-    def compare(ours: Callable[..., Any], plain: Callable[..., Any], *arguments: tf.Tensor) -> None:
-        found = []
-        for function in (ours, plain):
+    def compare(fused: Callable[..., Any], plain: Callable[..., Any], *arguments: tf.Tensor) -> None:
+        results_and_gradients = []
+        for function in (fused, plain):
             with tf.GradientTape() as tape:
                 tape.watch(arguments)
                 results = tf.nest.flatten(function(*arguments))
                 mixed = sum(tf.reduce_sum(r * np.random.default_rng(7).normal(size=r.shape)) for r in results)
-            found.append([*results, *tape.gradient(mixed, arguments)])
-        for a, b in zip(*found, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-12)
+            results_and_gradients.append([*results, *tape.gradient(mixed, arguments)])
+        for actual, expected in zip(*results_and_gradients, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-12)
 
     compare(xla_ops.activate(name, tf.float64), lambda x: plain_activation(name, x), x)
     compare(xla_ops.gate(name, tf.float64), functools.partial(plain_gate, name), x, source, projection)
 
-    # Dropout: what is kept is scaled up, in the gradient as well; the same seed keeps the same.
+    # Dropout scales the remaining values up, also in the gradient; the same seed drops the same values.
     drop, seed = xla_ops.activate_and_drop(name, 0.25, tf.float64), tf.constant([3, 4])
     x = tf.constant(random.normal(size=(2, 3, 3, 8)))
-    kept = tf.cast(drop(x, seed) != 0, x.dtype) / 0.75
-    compare(lambda x: drop(x, seed), lambda x: plain_activation(name, x) * kept, x)
+    mask = tf.cast(drop(x, seed) != 0, x.dtype) / 0.75
+    compare(lambda x: drop(x, seed), lambda x: plain_activation(name, x) * mask, x)
 
 
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("channels", [8, 5])
-def test_dropout_drops_its_share_anew_for_every_seed(channels: int) -> None:
+def test_dropout_drops_different_values_for_every_seed(channels: int) -> None:
     drop, x = xla_ops.activate_and_drop("elu", 0.25, tf.float32), tf.ones((4, 20, 20, channels))
     first, again, other = (drop(x, tf.constant(seed)).numpy() for seed in ([0, 1], [0, 1], [0, 2]))
     np.testing.assert_array_equal(first, again)
@@ -266,14 +267,14 @@ def test_dropout_drops_its_share_anew_for_every_seed(channels: int) -> None:
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_dropout_depends_on_its_seed_alone() -> None:
+def test_dropout_depends_on_its_seed_only() -> None:
     parameters, x = initialised_by_data(SMALL), images(SMALL, 2)
-    off, one, again, other = (
+    off, first, again, other = (
         run(SMALL, parameters, x, dropout_seed=None if seed is None else tf.constant(seed)).numpy()
         for seed in (None, [0, 1], [0, 1], [0, 2])
     )
-    np.testing.assert_array_equal(one, again)
-    assert np.abs(one - off).max() > 0.01 and np.abs(one - other).max() > 0.01
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - off).max() > 0.01 and np.abs(first - other).max() > 0.01
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,26 +282,26 @@ def test_dropout_depends_on_its_seed_alone() -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_full_model_has_the_weights_that_tfps_masks_leave() -> None:
+def test_the_full_model_has_as_many_weights_as_tfps_masked_network() -> None:
     full = Config((28, 28, 1), (), num_filters=128, num_logistic_mix=5)
     assert sum(math.prod(shape) for shape in network.shapes(full).values()) == 34_375_966
-    unmasked = 0
+    uncropped = 0
     for layer in network.layers(full).values():
         outputs = layer.kernel[-1]
-        unmasked += layer.copies * (layer.fans[0] * outputs + (2 if layer.normalised else 1) * outputs)
-    assert unmasked == 60_331_038  # TFP's
+        uncropped += layer.copies * (layer.fans[0] * outputs + (2 if layer.normalised else 1) * outputs)
+    assert uncropped == 60_331_038  # the number of TFP's weights
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
-def test_initial_parameters_have_the_shapes_and_kernels_of_glorot(config: Config) -> None:
+def test_initial_parameters_have_the_right_shapes_and_ranges(config: Config) -> None:
     parameters = network.initialise(config, 7)
     assert {name: tuple(value.shape) for name, value in parameters.items()} == network.shapes(config)
     kernels = network.kernels(config, parameters)
     for name, layer in network.layers(config).items():
         plain = kernels[f"{name}/kernel"].numpy()
-        # Without a first batch, weight norm changes nothing.
-        drawn = parameters[f"{name}/v" if f"{name}/v" in parameters else f"{name}/kernel"]
-        np.testing.assert_allclose(plain, drawn, rtol=1e-5, atol=1e-7)
+        # Before the first batch, weight norm changes nothing.
+        initial_kernel = parameters[f"{name}/v" if f"{name}/v" in parameters else f"{name}/kernel"]
+        np.testing.assert_allclose(plain, initial_kernel, rtol=1e-5, atol=1e-7)
         if layer.normalised:
             limit = math.sqrt(6 / sum(layer.fans))
             assert 0.8 * limit < np.abs(plain).max() <= limit or plain.size < 30
@@ -308,10 +309,10 @@ def test_initial_parameters_have_the_shapes_and_kernels_of_glorot(config: Config
             assert 0.02 < plain.std() < 0.1
 
 
-def test_the_seed_decides_the_parameters() -> None:
-    one, again, other = (network.initialise(SMALL, seed)["vertical/conv1/v"].numpy() for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, again)
-    assert np.abs(one - other).max() > 0
+def test_the_seed_determines_the_parameters() -> None:
+    first, again, other = (network.initialise(SMALL, seed)["vertical/conv1/v"].numpy() for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -320,16 +321,16 @@ def test_data_dependent_initialisation_gives_every_layer_mean_0_and_variance_1(
 ) -> None:
     x = images(SMALL, 16)
     parameters = network.data_dependent_initialisation(SMALL, initial(SMALL), x, condition(SMALL, 16))
-    found: list[tf.Tensor] = []
+    layer_outputs: list[tf.Tensor] = []
     bias_add = tf.nn.bias_add
 
-    def noted(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        found.append(bias_add(x, bias))
-        return found[-1]
+    def record(x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        layer_outputs.append(bias_add(x, bias))
+        return layer_outputs[-1]
 
-    monkeypatch.setattr(tf.nn, "bias_add", noted)
+    monkeypatch.setattr(tf.nn, "bias_add", record)
     run(SMALL, parameters, x)
-    normalised = [value.numpy() for value in found if value.shape.rank == 4]
+    normalised = [value.numpy() for value in layer_outputs if value.shape.rank == 4]
     assert len(normalised) == sum(layer.copies for layer in network.layers(SMALL).values() if layer.normalised)
     for value in normalised:
         np.testing.assert_allclose(value.mean(axis=(0, 1, 2)), 0, atol=1e-6)
@@ -338,7 +339,7 @@ def test_data_dependent_initialisation_gives_every_layer_mean_0_and_variance_1(
 
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
-def test_data_dependent_initialisation_survives_a_constant_batch(value: float) -> None:
+def test_data_dependent_initialisation_stays_finite_on_a_constant_batch(value: float) -> None:
     x = tf.fill((4, *SMALL.image_shape), tf.constant(value, tf.float64))
     parameters = network.data_dependent_initialisation(SMALL, initial(SMALL), x, condition(SMALL, 4))
     assert max(np.abs(parameters[name]).max() for name in parameters if name.endswith("/g")) < 10
@@ -356,17 +357,17 @@ def test_data_dependent_initialisation_can_be_turned_off() -> None:
         dataclasses.replace(SMALL, use_weight_norm=False),
     ):
         parameters = network.initialise(config, 0)
-        found = network.data_dependent_initialisation(config, parameters, images(config, 2), condition(config, 2))
-        assert all(found[name] is value for name, value in parameters.items())
+        unchanged = network.data_dependent_initialisation(config, parameters, images(config, 2), condition(config, 2))
+        assert all(unchanged[name] is value for name, value in parameters.items())
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_bfloat16_comes_close_and_leaves_sums_float32() -> None:
+def test_bfloat16_is_close_and_keeps_float32_sums() -> None:
     parameters = {name: tf.cast(value, tf.float32) for name, value in initialised_by_data(SMALL).items()}
     weights, x = network.kernels(SMALL, parameters), tf.cast(images(SMALL, 4), tf.float32)
-    exact, coarse = (network.forward(SMALL, weights, x, condition(SMALL, 4), dtype=d) for d in (None, tf.bfloat16))
-    assert {part.dtype for part in coarse if part is not None} == {tf.float32}
-    difference = outputs(coarse).numpy() - outputs(exact).numpy()
+    exact, rounded = (network.forward(SMALL, weights, x, condition(SMALL, 4), dtype=d) for d in (None, tf.bfloat16))
+    assert {part.dtype for part in rounded if part is not None} == {tf.float32}
+    difference = outputs(rounded).numpy() - outputs(exact).numpy()
     assert 0 < np.abs(difference).mean() < 0.03
 
 
@@ -384,15 +385,15 @@ def test_bfloat16_comes_close_and_leaves_sums_float32() -> None:
         ({"low": 255}, "above low"),
     ],
 )
-def test_what_cannot_be_built_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_architectures_are_rejected(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **change)
 
 
-def test_a_condition_is_there_where_it_is_wanted_and_nowhere_else() -> None:
-    bare = dataclasses.replace(SMALL, conditional_shape=None)
-    x, given = tf.zeros((1, 8, 8, 1)), tf.zeros((1, 3))
-    for config, condition, message in ((SMALL, None, "missing"), (bare, given, "given")):
+def test_a_missing_or_unexpected_condition_is_rejected() -> None:
+    unconditional = dataclasses.replace(SMALL, conditional_shape=None)
+    x, unexpected = tf.zeros((1, 8, 8, 1)), tf.zeros((1, 3))
+    for config, condition, message in ((SMALL, None, "missing"), (unconditional, unexpected, "given")):
         parameters = network.initialise(config, 0)
         with pytest.raises(ValueError, match=message):
             network.forward(config, network.kernels(config, parameters), x, condition)

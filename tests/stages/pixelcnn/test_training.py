@@ -16,28 +16,28 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), np.uint8)
 CONDITION = np.eye(2, dtype=np.float32)[np.arange(8) % 2]
 
 
-def trainer(**recipe: Any) -> Trainer:
-    return Trainer(CONFIG, OptimizerConfig(steps=10, learning_rate=0.01, **recipe), network.initialise(CONFIG, 0))
+def trainer(**options: Any) -> Trainer:
+    return Trainer(CONFIG, OptimizerConfig(steps=10, learning_rate=0.01, **options), network.initialise(CONFIG, 0))
 
 
-def test_a_step_is_tf_keras_adam() -> None:
+def test_a_step_equals_adam_of_tf_keras() -> None:
     import tf_keras
 
-    ours = trainer()
-    peers = {name: tf.Variable(value) for name, value in network.initialise(CONFIG, 0).items()}
+    run = trainer()
+    expected = {name: tf.Variable(value) for name, value in network.initialise(CONFIG, 0).items()}
     adam = tf_keras.optimizers.Adam(0.01)
     for step in range(3):
-        ours.step(step, IMAGES, CONDITION)
+        run.step(step, IMAGES, CONDITION)
         with tf.GradientTape() as tape:
-            weights = network.kernels(CONFIG, peers)
+            weights = network.kernels(CONFIG, expected)
             loss = tf.reduce_mean(bits_per_dim(CONFIG, weights, tf.constant(IMAGES), tf.constant(CONDITION)))
-        variables = list(peers.values())
+        variables = list(expected.values())
         adam.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-    for name, peer in peers.items():
-        np.testing.assert_allclose(ours.weights[name], peer, rtol=1e-3, atol=1e-5, err_msg=name)
+    for name, value in expected.items():
+        np.testing.assert_allclose(run.weights[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_the_average_keeps_little_at_first_and_then_its_share() -> None:
+def test_the_decay_of_the_average_grows_to_its_setting() -> None:
     run = trainer(ema_decay=0.5)
     name = "output/b"
     average = run.averages[name].numpy()
@@ -53,32 +53,32 @@ def test_without_averaging_the_averages_are_the_weights() -> None:
     assert run.averages is run.weights
 
 
-def test_the_gradient_is_cut_to_the_norm() -> None:
-    free, cut = trainer(), trainer(clip_norm=1e-3)
-    _, norm = free.step(0, IMAGES, CONDITION)
-    assert cut.step(0, IMAGES, CONDITION)[1] == norm > 1e-3
-    moments = tf.linalg.global_norm(list(cut.first_moments.values()))
-    np.testing.assert_allclose(moments, 0.1 * 1e-3, rtol=1e-4)  # Adam's first moment keeps a tenth
+def test_the_gradient_is_clipped_to_the_norm() -> None:
+    unclipped, clipped = trainer(), trainer(clip_norm=1e-3)
+    _, norm = unclipped.step(0, IMAGES, CONDITION)
+    assert clipped.step(0, IMAGES, CONDITION)[1] == norm > 1e-3
+    moments = tf.linalg.global_norm(list(clipped.first_moments.values()))
+    np.testing.assert_allclose(moments, 0.1 * 1e-3, rtol=1e-4)  # Adam's first moment is a tenth of the gradient
 
 
-def test_the_learning_rate_follows_a_cosine_down_to_its_share() -> None:
-    recipe = OptimizerConfig(steps=100, learning_rate=0.1, learning_rate_decay=0.2)
-    rates = [float(recipe.rate(tf.constant(step))) for step in (0, 50, 100)]
+def test_the_learning_rate_decays_along_a_cosine() -> None:
+    optimizer = OptimizerConfig(steps=100, learning_rate=0.1, learning_rate_decay=0.2)
+    rates = [float(optimizer.rate(tf.constant(step))) for step in (0, 50, 100)]
     np.testing.assert_allclose(rates, [0.1, 0.06, 0.02], rtol=1e-5)
     assert float(OptimizerConfig(100, 0.1).rate(tf.constant(100))) == pytest.approx(0.1)
 
 
-def test_evaluation_does_not_depend_on_the_batch() -> None:
+def test_evaluation_does_not_depend_on_the_batch_size() -> None:
     run = trainer()
     whole, parts = run.evaluate(IMAGES, CONDITION, 8), run.evaluate(IMAGES, CONDITION, 3)
     assert whole.shape == (8,)
     np.testing.assert_allclose(whole, parts, rtol=1e-5)
 
 
-def test_bfloat16_keeps_weights_in_float32_and_nearly_the_loss() -> None:
+def test_bfloat16_keeps_float32_weights_and_nearly_the_same_loss() -> None:
     full, half = trainer(), trainer(dtype=tf.bfloat16)
-    exact, coarse = (float(run.step(0, IMAGES, CONDITION)[0]) for run in (full, half))
-    assert exact == pytest.approx(coarse, rel=0.02)
+    full_loss, half_loss = (float(run.step(0, IMAGES, CONDITION)[0]) for run in (full, half))
+    assert full_loss == pytest.approx(half_loss, rel=0.02)
     assert {variable.dtype for variable in half.weights.values()} == {tf.float32}
 
 
@@ -91,17 +91,16 @@ from stages.pixelcnn import network
 from stages.pixelcnn.training import OptimizerConfig, Trainer
 both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 optimizer = OptimizerConfig(4, 0.01, ema_decay=0.5)
-runs = [Trainer(CONFIG, optimizer, network.initialise(CONFIG, 0), s) for s in (None, both)]
+runs = [Trainer(CONFIG, optimizer, network.initialise(CONFIG, 0), strategy) for strategy in (None, both)]
 for step in range(4):
-    one, two = (float(run.step(step, IMAGES, CONDITION)[0]) for run in runs)
-    np.testing.assert_allclose(one, two, rtol=1e-5)
-one, two = (run.evaluate(IMAGES, CONDITION, 8) for run in runs)
-np.testing.assert_allclose(one, two, rtol=1e-4)
+    losses = [float(run.step(step, IMAGES, CONDITION)[0]) for run in runs]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+np.testing.assert_allclose(*(run.evaluate(IMAGES, CONDITION, 8) for run in runs), rtol=1e-4)
 print("same")
 """
 
 
-def test_two_devices_do_what_one_does_with_the_same_batch() -> None:
+def test_two_devices_compute_the_same_as_one_with_the_same_batch() -> None:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "same", done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""TFP's own distribution, which takes long to build: one for each architecture, shared by all tests."""
+"""TFP's distribution as the reference. Building one takes long, so all tests share one per architecture."""
 
 import dataclasses
 import functools
@@ -15,25 +15,25 @@ Images = npt.NDArray[np.float32]
 
 
 def arguments(config: Config) -> dict[str, Any]:
-    """Of TFP's constructor."""
+    """The arguments of TFP's constructor."""
     return {name: value for name, value in dataclasses.asdict(config).items() if name != "position"}
 
 
 @functools.cache
-def tfp(config: Config) -> tfd.PixelCNN:
-    """A distribution of TFP's; its weights are as the last test left them."""
+def tfp_distribution(config: Config) -> tfd.PixelCNN:
+    """TFP's distribution; its weights are those that the last test set."""
     return tfd.PixelCNN(**arguments(config))
 
 
-def mask(dist: tfd.PixelCNN) -> None:
-    """What TFP does after an optimiser's step, and should do before the first."""
+def apply_masks(dist: tfd.PixelCNN) -> None:
+    """Apply the masks, as TFP does after an optimiser step (and should do before the first)."""
     for variable in dist.trainable_variables:
         if variable.constraint is not None:
             variable.assign(variable.constraint(variable))
 
 
-def shake(config: Config, seed: int) -> PixelCNN:
-    """Ours with random weights, biases and scales that no layer is indifferent to."""
+def random_distribution(config: Config, seed: int) -> PixelCNN:
+    """A `PixelCNN` with random weights, biases and scales, so that every layer affects the result."""
     random = np.random.default_rng(seed)
     parameters = {
         name: value.numpy() + (0.0 if name.endswith(("/v", "/kernel")) else 0.2) * random.normal(size=value.shape)
@@ -43,15 +43,15 @@ def shake(config: Config, seed: int) -> PixelCNN:
 
 
 def images(config: Config, *batch: int, seed: int = 0) -> Images:
-    """Random images, every extreme among them."""
-    drawn = np.random.default_rng(seed).integers(config.low, config.high + 1, (*batch, *config.image_shape))
-    drawn[..., 0, :, :], drawn[..., 1, 0, :] = config.low, config.high
-    return drawn.astype(np.float32)
+    """Random images that include the minimum and the maximum."""
+    pixels = np.random.default_rng(seed).integers(config.low, config.high + 1, (*batch, *config.image_shape))
+    pixels[..., 0, :, :], pixels[..., 1, 0, :] = config.low, config.high
+    return pixels.astype(np.float32)
 
 
 def condition(config: Config, *batch: int, seed: int = 0) -> dict[str, Images]:
-    """The conditional input, as an argument; none where there is none."""
+    """The conditional input as a keyword argument; empty without a condition."""
     if config.conditional_shape is None:
         return {}
-    drawn = np.random.default_rng(seed).normal(size=(*batch, *config.conditional_shape))
-    return {"conditional_input": drawn.astype(np.float32)}
+    values = np.random.default_rng(seed).normal(size=(*batch, *config.conditional_shape))
+    return {"conditional_input": values.astype(np.float32)}
