@@ -1,8 +1,7 @@
-"""Experiments side by side on one page: settings, measures, and the drawings of each class. Nothing is computed again.
+"""Compare experiments on one page: settings, metrics, and the drawings of each class. Nothing is computed again.
 
-What is read of each are files of its revision: params.yaml, the tables reports/metrics.csv (or reports/metrics.json of
-a run from before there was one) and reports/classes.csv, and the sheets in reports/classes, whose first row is real and
-the others generated.
+These files of each revision are read: params.yaml, reports/metrics.csv (reports/metrics.json for older runs without
+it), reports/classes.csv, and the sheets in reports/classes, whose first row is real and whose other rows are generated.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pipeline import dvc
 from stages import params
 from stages.common import files
 from stages.reporting import html
-from stages.reporting.figures import Figure, ranking_cost
+from stages.reporting.metric_values import MetricValue, ranking_cost
 from stages.reporting.sheets import read_sheet
 
 PAGE = Path("reports/compare.html")
@@ -28,13 +27,13 @@ WORKSPACE = "workspace"
 SHEETS = "reports/classes"
 MAX_GENERATED = 8
 
-# The settings that must agree for figures to be held against each other: those that say which real drawings are held
-# out, of what the judge says also the judge's own, and of what depends on the size of the sets also that.
-DRAWINGS = ("mirror", "source", "num_drawings", "holdout", "classes")
-JUDGE = ("judge_steps", "judge_seed")
-SIZE = ("eval_samples_per_class",)
-OF_SIZE = frozenset({"frechet_distance", "precision", "recall", "density", "coverage", "c2st_accuracy"})
-BY_JUDGE = OF_SIZE | {"class_accuracy", "informedness", "mmd"}
+# Values of a metric are comparable only if these settings agree: those that choose the held-out drawings, for metrics
+# that use the judge also the judge's settings, and for metrics that depend on the number of drawings also that number.
+DRAWINGS_SETTINGS = ("mirror", "source", "num_drawings", "holdout", "classes")
+JUDGE_SETTINGS = ("judge_steps", "judge_seed")
+SIZE_SETTINGS = ("eval_samples_per_class",)
+SIZE_METRICS = frozenset({"frechet_distance", "precision", "recall", "density", "coverage", "c2st_accuracy"})
+JUDGE_METRICS = SIZE_METRICS | {"class_accuracy", "informedness", "mmd"}
 
 
 @dataclass(frozen=True)
@@ -44,33 +43,36 @@ class ClassDrawings:
     name: str
     real: Sequence[str]
     generated: Sequence[str]
-    figures: Mapping[str, Figure]
+    metrics: Mapping[str, MetricValue]
 
 
 @dataclass(frozen=True)
 class ExperimentReport:
-    """What is compared of one revision.
+    """The settings, metrics and drawings of one revision.
 
     Attributes:
-      name: as the person named it.
-      settings: of params.yaml.
-      figures: the measures over all classes.
-      better: which is better of a measure: less, more, or alike (as near to its reference as can be).
-      classes: by label.
+      name: the revision, as given by the user.
+      settings: the settings in params.yaml.
+      metrics: the value of each metric over all classes.
+      better: which values of a metric are better: less, more, or alike (closer to the reference).
+      classes: the classes, by label.
     """
 
     name: str
     settings: Mapping[str, Any]
-    figures: Mapping[str, Figure]
+    metrics: Mapping[str, MetricValue]
     better: Mapping[str, str]
     classes: Mapping[str, ClassDrawings]
 
 
 def compare(revisions: Sequence[str]) -> None:
-    """Write the page about some revisions, and print its path.
+    """Write a page that compares revisions, and print its path.
+
+    Args:
+      revisions: Git revisions or names of experiments. If empty, the workspace and all experiments of the commit HEAD.
 
     Raises:
-      DvcError: there are none, or one has no report.
+      DvcError: a revision does not exist, or its report cannot be read.
     """
     root = dvc.find_root(Path.cwd())
     names = list(dict.fromkeys(revisions)) or [WORKSPACE, *dvc.experiment_commits(root, "HEAD")]
@@ -81,37 +83,40 @@ def compare(revisions: Sequence[str]) -> None:
     print(f"compared: {', '.join(names)}\ncomparison: {path}")
 
 
-# --- Reading ---
+# --- Reading the experiments ---
 
 
 def read(root: Path, name: str) -> ExperimentReport:
-    """What is compared of a revision."""
+    """Read the settings, metrics and drawings of a revision."""
     snapshot = dvc.Snapshot(root, None if name == WORKSPACE else name)
     settings = params.parse(snapshot.read("params.yaml").decode("utf-8"), f"params.yaml of {name}")
     sheets = {Path(path).name.partition("_")[0]: path for path in snapshot.list(SHEETS)}
     try:
-        figures, better = overall(snapshot)
-        by_class = {row["label"]: row for row in _table(snapshot, "reports/classes.csv")}
+        metrics, better = overall(snapshot)
+        rows = {row["label"]: row for row in _table(snapshot, "reports/classes.csv")}
         classes = {}
         for label, path in sheets.items():
-            row = by_class[label]
+            row = rows[label]
             real, generated = shown_drawings(snapshot.read(path))
-            measured = {key: Figure(float(row[key])) for key in row if key in figures and row[key]}
-            classes[label] = ClassDrawings(row["name"], real, generated, measured)
+            class_metrics = {key: MetricValue(float(row[key])) for key in row if key in metrics and row[key]}
+            classes[label] = ClassDrawings(row["name"], real, generated, class_metrics)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise dvc.DvcError(f"{name} has a report of another kind ({type(error).__name__}: {error})") from None
-    return ExperimentReport(name, settings, figures, better, classes)
+        raise dvc.DvcError(f"the report of {name} cannot be read ({type(error).__name__}: {error})") from None
+    return ExperimentReport(name, settings, metrics, better, classes)
 
 
-def overall(snapshot: dvc.Snapshot) -> tuple[dict[str, Figure], dict[str, str]]:
-    """The measures over all classes, and which is better; of a run from before there was a table, the bare figures."""
+def overall(snapshot: dvc.Snapshot) -> tuple[dict[str, MetricValue], dict[str, str]]:
+    """The metrics over all classes, and which values of each are better.
+
+    An older run without reports/metrics.csv has only the values in reports/metrics.json.
+    """
     try:
         rows = [row for row in _table(snapshot, "reports/metrics.csv") if not row["label"]]
     except dvc.DvcError:
-        bare = json.loads(snapshot.read("reports/metrics.json"))
-        return {key: Figure(value) for key, value in bare.items() if isinstance(value, float)}, {}
-    found = {row["metric"]: Figure(*(float(row[key] or "nan") for key in Figure._fields)) for row in rows}
-    return found, {row["metric"]: row["better"] for row in rows}
+        values = json.loads(snapshot.read("reports/metrics.json"))
+        return {key: MetricValue(value) for key, value in values.items() if isinstance(value, float)}, {}
+    metrics = {row["metric"]: MetricValue(*(float(row[key] or "nan") for key in MetricValue._fields)) for row in rows}
+    return metrics, {row["metric"]: row["better"] for row in rows}
 
 
 def _table(snapshot: dvc.Snapshot, path: str) -> list[dict[str, str]]:
@@ -119,7 +124,7 @@ def _table(snapshot: dvc.Snapshot, path: str) -> list[dict[str, str]]:
 
 
 def shown_drawings(sheet: bytes) -> tuple[list[str], list[str]]:
-    """The real drawings of a sheet and the first of the generated ones, as data URIs."""
+    """The real drawings of a sheet and its first MAX_GENERATED generated ones, as data URIs."""
     real, generated = read_sheet(sheet)
     return list(map(html.data_uri, real)), list(map(html.data_uri, generated[:MAX_GENERATED]))
 
@@ -127,59 +132,60 @@ def shown_drawings(sheet: bytes) -> tuple[list[str], list[str]]:
 # --- The page ---
 
 
-def differing(experiments: Sequence[ExperimentReport]) -> dict[str, list[str]]:
-    """The settings that are not the same in all, as they are written, one value an experiment."""
+def differing_settings(experiments: Sequence[ExperimentReport]) -> dict[str, list[str]]:
+    """The settings that differ between experiments, with one value per experiment as text."""
     keys = dict.fromkeys(key for experiment in experiments for key in experiment.settings)
-    found = {}
+    differing = {}
     for key in keys:
         values = [experiment.settings.get(key) for experiment in experiments]
         if any(value != values[0] for value in values):
-            found[key] = [html.format_setting(value) for value in values]
-    return found
+            differing[key] = [html.format_setting(value) for value in values]
+    return differing
 
 
 def incomparable_settings(metric: str, differing: Collection[str]) -> list[str]:
-    """The settings that differ and keep the figures of a measure from being held against each other."""
-    needed = DRAWINGS + JUDGE * (metric in BY_JUDGE) + SIZE * (metric in OF_SIZE)
-    return [key for key in needed if key in differing]
+    """Those of the differing settings that make the values of a metric incomparable."""
+    required = DRAWINGS_SETTINGS + JUDGE_SETTINGS * (metric in JUDGE_METRICS) + SIZE_SETTINGS * (metric in SIZE_METRICS)
+    return [key for key in required if key in differing]
 
 
-def best(metric: str, figures: Sequence[Figure | None], better: str | None) -> set[int]:
-    """The places of the best of some figures; none where all are equal or it is not known which way is better."""
+def best(metric: str, values: Sequence[MetricValue | None], better: str | None) -> set[int]:
+    """The indices of the best values. Empty if all values are equal, or it is unknown which values are better."""
     if better is None:
         return set()
     costs = {
-        place: ranking_cost(metric, better, found.value, found.reference)
-        for place, found in enumerate(figures)
-        if found
+        index: ranking_cost(metric, better, metric_value.value, metric_value.reference)
+        for index, metric_value in enumerate(values)
+        if metric_value
     }
-    costs = {place: value for place, value in costs.items() if not math.isnan(value)}
-    least = {place for place, value in costs.items() if value <= min(costs.values())}
-    return least if len(least) < len(costs) else set()
+    costs = {index: cost for index, cost in costs.items() if not math.isnan(cost)}
+    lowest = {index for index, cost in costs.items() if cost <= min(costs.values())}
+    return lowest if len(lowest) < len(costs) else set()
 
 
-def format_figure(value: float) -> str:
+def format_value(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
 def page(experiments: Sequence[ExperimentReport]) -> str:
     """The page as HTML."""
     here = Path(__file__).parent
-    settings = differing(experiments)
-    metrics = dict.fromkeys(key for experiment in experiments for key in experiment.figures)
-    better = {key: way for experiment in experiments for key, way in experiment.better.items()}
+    settings = differing_settings(experiments)
+    metrics = dict.fromkeys(key for experiment in experiments for key in experiment.metrics)
+    better = {key: value for experiment in experiments for key, value in experiment.better.items()}
     rows = []
     for key in metrics:
-        values = [experiment.figures.get(key) for experiment in experiments]
-        between = incomparable_settings(key, settings)
-        rows.append((key, better.get(key), values, set() if between else best(key, values, better.get(key)), between))
+        values = [experiment.metrics.get(key) for experiment in experiments]
+        incomparable = incomparable_settings(key, settings)
+        marked = set() if incomparable else best(key, values, better.get(key))
+        rows.append((key, better.get(key), values, marked, incomparable))
     labels = dict.fromkeys(label for experiment in experiments for label in experiment.classes)
     return html.render(
         here / "compare.html",
         style=here / "compare.css",
         filters={
-            "figure": format_figure,
-            "words": lambda key: key.replace("_", " "),
+            "format_value": format_value,
+            "metric_name": lambda key: key.replace("_", " "),
         },
         experiments=experiments,
         settings=settings,

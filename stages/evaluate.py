@@ -1,11 +1,11 @@
-"""Measure the model: its likelihood of real drawings, and its own drawings against those held out.
+"""Measure the model: its likelihood of real drawings, and its generated drawings against held-out ones.
 
 reads    data/filter/, data/train/, data/sample/, data/judge/
-writes   reports/metrics.json    the measures over all classes
-         reports/metrics.csv    every measure in all and by class, with its 95% interval and its reference
-         reports/classes.csv     one row a class: label, name, heldout_drawings, and the measures
-         reports/confusion.csv   one row a generated drawing: the class asked for, the class that the judge names
-         data/evaluate/          what the report shows of each drawing, and what this was computed with
+writes   reports/metrics.json    the metrics over all classes
+         reports/metrics.csv     every metric, over all classes and by class: value, 95% interval, reference
+         reports/classes.csv     one row per class: label, name, heldout_drawings, and the values of the metrics
+         reports/confusion.csv   one row per generated drawing: the requested class, the class that the judge predicts
+         data/evaluate/          what the report shows of each drawing, and the libraries used
 command  python -m stages.evaluate
 """
 
@@ -30,7 +30,7 @@ from stages.common.errors import StageError
 from stages.common.progress import progress
 from stages.metrics import compute, pixels
 from stages.metrics.catalogue import METRICS
-from stages.metrics.compute import Likelihood, Row, ScoredDrawings
+from stages.metrics.compute import Row, ScoredDrawings, Scores
 from stages.metrics.subsets import first_of_each_class, in_proportion
 from stages.outputs import classifier, dataset, evaluation, model, samples
 from stages.outputs.dataset import Drawings
@@ -43,10 +43,10 @@ TABLES = (evaluation.METRICS, CLASSES, evaluation.CONFUSION)
 
 METRICS_COLUMNS = ("metric", "label", "name", "value", "low", "high", "reference", "better")
 
-BATCH_SIZE = 64  # drawings at once; the figures do not depend on it
-LABEL_ACCURACY_DRAWINGS = 160  # or one of each class where there are more classes; each is measured under every label
+BATCH_SIZE = 64  # the results do not depend on it
+LABEL_ACCURACY_DRAWINGS = 160  # or one per class if there are more classes; the model scores each under every label
 TRAINING_DRAWINGS = 400
-TOP_PREDICTIONS = 3  # of the judge's on a drawing, the likeliest first
+TOP_PREDICTIONS = 3  # the judge's likeliest classes to store per drawing
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "tensorflow", "tf-keras")
 
 
@@ -60,52 +60,59 @@ def main(settings: Params) -> None:
     judge = classifier.load()
     classes = trained.classes
     if judge.classes != tuple(classes):
-        raise StageError(f"{classifier.FOLDER} is a judge of other classes: run the stage judge again")
+        raise StageError(f"{classifier.FOLDER} holds a judge of other classes: run the stage judge again")
 
-    with ExitStack() as outputs:  # none takes its place before all are written, and one that cannot is told of now
+    with ExitStack() as outputs:
+        # No output is put in place before all are written. One that cannot be written fails here, before the work.
         folder = outputs.enter_context(files.atomic_folder(evaluation.FOLDER))
         metrics_file, *tables = (outputs.enter_context(files.atomic_file(path)) for path in (SUMMARY, *TABLES))
         heldout, training = data.where(data.heldout), data.where(~data.heldout)
         pixel_bits = bits_by_pixel(trained, heldout)
         bits = pixel_bits.reshape(len(pixel_bits), -1).mean(axis=1)
-        some = training.where(in_proportion(training.labels, heldout.labels, TRAINING_DRAWINGS))
-        training_bits = bits_by_pixel(trained, some).mean(axis=(1, 2))
-        asked = heldout.where(first_of_each_class(heldout.labels, LABEL_ACCURACY_DRAWINGS))
+        training_subset = training.where(in_proportion(training.labels, heldout.labels, TRAINING_DRAWINGS))
+        training_bits = bits_by_pixel(trained, training_subset).mean(axis=(1, 2))
+        label_subset = heldout.where(first_of_each_class(heldout.labels, LABEL_ACCURACY_DRAWINGS))
 
-        real, real_opinions, real_nearest = score(judge, heldout.images, heldout.labels, training.images)
+        real, real_predictions, real_nearest = score(judge, heldout.images, heldout.labels, training.images)
         labels = np.repeat([known.label for known in classes], per_class)
-        generated, opinions, nearest = score(judge, generated_images.reshape(-1, *IMAGE_SHAPE), labels, training.images)
+        generated, predictions, nearest = score(
+            judge, generated_images.reshape(-1, *IMAGE_SHAPE), labels, training.images
+        )
         rows = [
             *compute.likelihood(
                 len(classes),
-                Likelihood(bits, real.classes),
-                Likelihood(training_bits, class_indices(some.labels, classes)),
-                Likelihood(own_label_is_likeliest(trained, asked), class_indices(asked.labels, classes)),
+                Scores(bits, real.class_indices),
+                Scores(training_bits, class_indices(training_subset.labels, classes)),
+                Scores(own_label_is_likeliest(trained, label_subset), class_indices(label_subset.labels, classes)),
             ),
             *compute.compare_drawings(len(classes), real, generated),
         ]
-        rows.sort(key=lambda row: (list(METRICS).index(row.metric), -1 if row.place is None else row.place))
+        rows.sort(key=lambda row: (list(METRICS).index(row.metric), -1 if row.class_index is None else row.class_index))
 
-        of_training = np.flatnonzero(~data.heldout)
+        training_rows = np.flatnonzero(~data.heldout)
         write_arrays(
             folder / evaluation.ARRAYS,
-            pixel_bits=np.stack([pixel_bits[real.classes == place].mean(axis=0) for place in range(len(classes))]),
+            pixel_bits=np.stack([pixel_bits[real.class_indices == i].mean(axis=0) for i in range(len(classes))]),
             heldout_rows=np.flatnonzero(data.heldout),
             heldout_bits_per_dim=bits,
-            **describe_drawings("heldout", real_opinions, of_training[real_nearest], real.nearest),
-            **describe_drawings("generated", opinions, of_training[nearest], generated.nearest),
+            **describe_drawings("heldout", real_predictions, training_rows[real_nearest], real.nearest_distances),
+            **describe_drawings("generated", predictions, training_rows[nearest], generated.nearest_distances),
         )
         made_with = {"device": "GPU" if gpus else "CPU"} | {name: version(name) for name in LIBRARIES}
         (folder / evaluation.MADE_WITH).write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")
         metrics_file.write_text(json.dumps(summarise(rows, len(bits)), indent=2) + "\n", encoding="utf-8")
         names = [known.name for known in classes]
-        pairs = zip(generated.classes, generated.predicted, strict=True)
+        pairs = zip(generated.class_indices, generated.predicted, strict=True)
         write_table(tables[0], METRICS_COLUMNS, metric_rows(rows, classes))
-        write_table(tables[1], *class_table(rows, classes, real.classes))
-        write_table(tables[2], ("requested", "predicted"), [(names[one], names[other]) for one, other in pairs])
+        write_table(tables[1], *class_table(rows, classes, real.class_indices))
+        write_table(
+            tables[2],
+            ("requested", "predicted"),
+            [(names[requested], names[predicted]) for requested, predicted in pairs],
+        )
 
 
-# --- What the model says of real drawings ---
+# --- The likelihood of real drawings ---
 
 
 def bits_by_pixel(trained: model.Model, data: Drawings) -> npt.NDArray[np.float64]:
@@ -119,117 +126,139 @@ def bits_by_pixel(trained: model.Model, data: Drawings) -> npt.NDArray[np.float6
     condition = trained.condition(data.labels)
 
     @tf.function(autograph=False)
-    def measure(images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
+    def log_prob(images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
         values = tf.cast(images, tf.float32)
         mixture = network.forward(config, weights, likelihood.scale_pixels(config, values), condition)
         return likelihood.pixel_log_prob(config, mixture, values)
 
-    found = []
+    batches = []
     with progress("evaluate", len(data.labels), "drawings") as add:
         for start in range(0, len(data.labels), BATCH_SIZE):
-            # The last batch is filled up, so that one traced graph serves all.
-            chosen = np.minimum(np.arange(start, start + BATCH_SIZE), len(data.labels) - 1)
-            found.append(measure(tf.constant(data.images[chosen]), tf.constant(condition[chosen])).numpy())
+            # The last batch is padded with copies of the last drawing, so that one traced graph serves all batches.
+            rows = np.minimum(np.arange(start, start + BATCH_SIZE), len(data.labels) - 1)
+            batches.append(log_prob(tf.constant(data.images[rows]), tf.constant(condition[rows])).numpy())
             add(min(BATCH_SIZE, len(data.labels) - start))
-    return -np.concatenate(found)[: len(data.labels)].astype(np.float64) / math.log(2)
+    return -np.concatenate(batches)[: len(data.labels)].astype(np.float64) / math.log(2)
 
 
-def own_label_is_likeliest(trained: model.Model, asked: Drawings) -> npt.NDArray[np.bool_]:
-    """Whether the label with the highest likelihood of each drawing is its own."""
-    number = len(trained.classes)
-    labels = np.array([known.label for known in trained.classes], asked.labels.dtype)
-    each = np.repeat(np.arange(len(asked.labels)), number)
-    as_if = Drawings(asked.images[each], np.tile(labels, len(asked.labels)), asked.names[each], asked.heldout[each])
-    bits = bits_by_pixel(trained, as_if).mean(axis=(1, 2)).reshape(-1, number)
-    return np.asarray(labels[bits.argmin(axis=1)] == asked.labels)
+def own_label_is_likeliest(trained: model.Model, drawings: Drawings) -> npt.NDArray[np.bool_]:
+    """Whether each drawing is likeliest under its own label, (N,)."""
+    num_classes = len(trained.classes)
+    labels = np.array([known.label for known in trained.classes], drawings.labels.dtype)
+    rows = np.repeat(np.arange(len(drawings.labels)), num_classes)
+    relabelled = Drawings(
+        drawings.images[rows], np.tile(labels, len(drawings.labels)), drawings.names[rows], drawings.heldout[rows]
+    )
+    bits = bits_by_pixel(trained, relabelled).mean(axis=(1, 2)).reshape(-1, num_classes)
+    return np.asarray(labels[bits.argmin(axis=1)] == drawings.labels)
+
+
+# --- The judge's predictions, and the nearest training drawings ---
 
 
 def score(
     judge: classifier.Judge, images: npt.NDArray[np.uint8], labels: npt.NDArray[Any], training: npt.NDArray[np.uint8]
 ) -> tuple[ScoredDrawings, classifier.Predictions, npt.NDArray[np.int64]]:
-    """Drawings as the measures want them, what the judge says of them, and their nearest training drawings."""
-    opinions = judge.predict(np.asarray(images))
+    """Apply the judge to drawings, and find their nearest training drawings.
+
+    Args:
+      judge: the classifier.
+      images: (N, 28, 28, 1) uint8.
+      labels: (N,) the drawings' labels.
+      training: (M, 28, 28, 1) uint8, the training drawings.
+
+    Returns:
+      What the metrics need, the judge's predictions, and the row in `training` of each nearest drawing, (N,).
+    """
+    predictions = judge.predict(np.asarray(images))
     distances, nearest = pixels.nearest(images[..., 0], training[..., 0])
-    classes = class_indices(labels, judge.classes)
-    named = opinions.probabilities.argmax(axis=1)
-    return ScoredDrawings(np.asarray(images[..., 0]), classes, named, opinions.features, distances), opinions, nearest
+    scored = ScoredDrawings(
+        images=np.asarray(images[..., 0]),
+        class_indices=class_indices(labels, judge.classes),
+        predicted=predictions.probabilities.argmax(axis=1),
+        features=predictions.features,
+        nearest_distances=distances,
+    )
+    return scored, predictions, nearest
 
 
 def describe_drawings(
-    whose: str, opinions: classifier.Predictions, nearest: npt.NDArray[np.int64], distances: npt.NDArray[np.float64]
+    prefix: str, predictions: classifier.Predictions, nearest: npt.NDArray[np.int64], distances: npt.NDArray[np.float64]
 ) -> dict[str, npt.NDArray[Any]]:
-    """What the report shows of each drawing."""
-    best = np.argsort(-opinions.probabilities, axis=1, kind="stable")[:, :TOP_PREDICTIONS]
+    """The arrays that the report shows of each drawing, named with a prefix."""
+    top = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :TOP_PREDICTIONS]
     return {
-        f"{whose}_predicted": best,
-        f"{whose}_probability": np.take_along_axis(opinions.probabilities, best, axis=1),
-        f"{whose}_nearest": nearest,  # its row in images.npy
-        f"{whose}_distance": distances,
+        f"{prefix}_predicted": top,
+        f"{prefix}_probability": np.take_along_axis(predictions.probabilities, top, axis=1),
+        f"{prefix}_nearest": nearest,  # row in images.npy
+        f"{prefix}_distance": distances,
     }
 
 
-# --- The files ---
+# --- The output files ---
 
 
 def write_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    """Arrays by name, as float32 and int32."""
+    """Write named arrays as float32 and int32 in a safetensors file."""
     from safetensors.numpy import save_file
 
-    kinds = {"f": np.float32, "i": np.int32}
-    save_file({name: np.ascontiguousarray(array, kinds[array.dtype.kind]) for name, array in arrays.items()}, path)
+    dtypes = {"f": np.float32, "i": np.int32}
+    save_file({name: np.ascontiguousarray(array, dtypes[array.dtype.kind]) for name, array in arrays.items()}, path)
 
 
-def summarise(rows: Iterable[Row], heldout: int) -> dict[str, float]:
-    """The figures over all classes that tell runs apart; what could not be measured is left out.
+def summarise(rows: Iterable[Row], num_heldout: int) -> dict[str, float]:
+    """The values over all classes, for metrics.json. Undefined values are left out, and so is the ink at the edges.
 
-    `classes_named` is how many classes the judge names at least half of the times that they were asked for.
+    `classes_named` is the number of classes that the judge predicts for at least half of the drawings requested of
+    them.
     """
-    found: dict[str, float] = {}
+    summary: dict[str, float] = {}
     for row in rows:
-        if row.place is None and not row.metric.startswith("ink_") and not math.isnan(row.estimate.value):
-            found[row.metric] = round(row.estimate.value, 6)
+        if row.class_index is None and not row.metric.startswith("ink_") and not math.isnan(row.estimate.value):
+            summary[row.metric] = round(row.estimate.value, 6)
             if row.metric == "class_accuracy":
-                found["judge_accuracy"] = round(row.reference, 6)
-        if row.place is not None and row.metric == "class_accuracy":
-            found["classes_named"] = found.get("classes_named", 0) + (row.estimate.value >= 0.5)
-    return found | {"heldout_drawings": heldout}
+                summary["judge_accuracy"] = round(row.reference, 6)
+        if row.class_index is not None and row.metric == "class_accuracy":
+            summary["classes_named"] = summary.get("classes_named", 0) + (row.estimate.value >= 0.5)
+    return summary | {"heldout_drawings": num_heldout}
 
 
 def metric_rows(rows: Iterable[Row], classes: Sequence[model.Class]) -> list[list[object]]:
-    """The rows of metrics.csv; a label and a name for a class, and neither for all of them."""
-    found: list[list[object]] = []
+    """The rows of metrics.csv. Label and name are empty in rows about all classes."""
+    table: list[list[object]] = []
     for row in rows:
-        known = ["", ""] if row.place is None else [classes[row.place].label, classes[row.place].name]
-        figures = [format_value(figure) for figure in (*row.estimate, row.reference)]
-        found.append([row.metric, *known, *figures, METRICS[row.metric].better])
-    return found
+        known = None if row.class_index is None else classes[row.class_index]
+        label_and_name = [known.label, known.name] if known else ["", ""]
+        values = [format_value(value) for value in (*row.estimate, row.reference)]
+        table.append([row.metric, *label_and_name, *values, METRICS[row.metric].better])
+    return table
 
 
 def class_table(
-    rows: Sequence[Row], classes: Sequence[model.Class], of_heldout: npt.NDArray[np.int64]
+    rows: Sequence[Row], classes: Sequence[model.Class], heldout_class_indices: npt.NDArray[np.int64]
 ) -> tuple[list[str], list[list[object]]]:
-    """The header and the rows of classes.csv: the value of every measure that there is by class."""
-    measures = list(dict.fromkeys(row.metric for row in rows if row.place is not None))
-    values = {(row.place, row.metric): row.estimate.value for row in rows}
+    """The header and the rows of classes.csv: the values of all metrics that exist by class."""
+    metrics = list(dict.fromkeys(row.metric for row in rows if row.class_index is not None))
+    values = {(row.class_index, row.metric): row.estimate.value for row in rows}
     body: list[list[object]] = [
         [
             known.label,
             known.name,
-            int((of_heldout == place).sum()),
-            *(format_value(values[place, measure]) for measure in measures),
+            int((heldout_class_indices == index).sum()),
+            *(format_value(values[index, metric]) for metric in metrics),
         ]
-        for place, known in enumerate(classes)
+        for index, known in enumerate(classes)
     ]
-    return ["label", "name", "heldout_drawings", *measures], body
+    return ["label", "name", "heldout_drawings", *metrics], body
 
 
-def format_value(figure: float) -> str:
-    """A figure as text; nothing for one that could not be measured."""
-    return "" if math.isnan(figure) else repr(round(figure, 6))
+def format_value(value: float) -> str:
+    """A value as text; empty for NaN."""
+    return "" if math.isnan(value) else repr(round(value, 6))
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Comma-separated values."""
+    """Write a CSV file."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

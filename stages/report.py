@@ -1,9 +1,10 @@
-"""The real drawings above the generated ones, what was measured on them, and a blind review: a page for the browser.
+"""Write the report: a page with real and generated drawings, metrics and a blind review, and a sheet for each class.
 
-reads    every setting, which the page shows; data/extract/index.parquet and the weights, of which it shows the hash;
-         data/filter/, data/train/, data/sample/, data/evaluate/, reports/metrics.csv, reports/confusion.csv, and the
-         files of answers in reviews/
-writes   reports/index.html                    one file that asks for nothing else
+reads    all settings, which the page shows
+         data/extract/index.parquet and the weights, of which the page shows the hashes
+         data/filter/, data/train/, data/sample/, data/evaluate/, reports/metrics.csv, reports/confusion.csv
+         the saved reviews in reviews/
+writes   reports/index.html                    one file that loads nothing else
          reports/classes/<label>_<name>.png    2240 × 560: eight real drawings above eight generated ones
 command  python -m stages.report
 """

@@ -365,7 +365,7 @@ def test_the_project_starts_no_shell_and_evaluates_no_data() -> None:
 )
 def test_a_review_that_is_an_attack(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    rejects(lambda: blind_review.read("", [], tmp_path), f"a.json is no review .*{message}")
+    rejects(lambda: blind_review.read("", [], tmp_path), f"a.json is not a review .*{message}")
 
 
 def test_a_review_that_is_a_pipe_or_a_device(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_review_that_is_a_pipe_or_a_device(tmp_path: Path) -> None:
     ]
     for create in replacements:
         create()
-        rejects(lambda: blind_review.read("", [], tmp_path), "a.json is no review .it is not a file")
+        rejects(lambda: blind_review.read("", [], tmp_path), "a.json is not a review .it is not a file")
         path.rmdir() if path.is_dir() else path.unlink()
 
 

@@ -1,1 +1,1 @@
-"""How good drawings are: measures between sets of drawings, and what each of them means. Plain arrays in and out."""
+"""Metrics of generated drawings against real ones: definitions and computation, on plain NumPy arrays."""

@@ -1,25 +1,28 @@
-"""The measures by name: what each says, and which way is better. Nothing here computes."""
+"""The catalogue of metrics: each metric's title, meaning, which values are better, and what it is compared with.
+
+The computation is in the other modules of this package.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-LESS, MORE, ALIKE = "less", "more", "alike"  # which is better: less, more, or as near to the reference as can be
+LESS, MORE, ALIKE = "less", "more", "alike"  # which values are better: lower, higher, closer to the reference
 
 CHANCE = "chance"
-HALVES = "between two halves of the held-out drawings"
+HALVES = "one half of the held-out drawings against the other half"
 HELDOUT = "held-out drawings"
 JUDGE = "the judge on held-out drawings"
 
 
 class Metric(NamedTuple):
-    """What a person must know of a measure.
+    """A metric as described to a reader.
 
     Attributes:
-      title: its name in words.
+      title: the name shown on pages.
       meaning: one sentence.
-      better: LESS, MORE or ALIKE.
-      reference: what the reference beside its value is the value of; nothing where there is none.
+      better: which values are better: LESS, MORE or ALIKE.
+      reference: what the reference value was measured on; empty if the metric has no reference.
     """
 
     title: str
@@ -30,57 +33,80 @@ class Metric(NamedTuple):
 
 METRICS = {
     "heldout_bits_per_dim": Metric(
-        "Bits per dimension", "How many bits a pixel of a held-out drawing takes; knowing nothing takes 8.", LESS
+        "Bits per dimension",
+        "Bits that the model needs per pixel of a held-out drawing. A uniform distribution needs 8.",
+        LESS,
     ),
     "training_bits_per_dim": Metric(
         "Bits per dimension, training",
-        "The same of drawings trained on; far below those held out, they are learned by heart.",
+        "Bits per pixel of training drawings. A value far below that of held-out drawings means overfitting.",
         ALIKE,
         HELDOUT,
     ),
-    "class_accuracy": Metric("Class accuracy", "How often the judge names the class that was asked for.", MORE, JUDGE),
+    "class_accuracy": Metric("Class accuracy", "How often the judge predicts the requested class.", MORE, JUDGE),
     "informedness": Metric(
         "Informedness",
-        "How much more often the judge names a class where it was asked for than where another was; "
-        "0 where the name does not depend on what was asked.",
+        "How much more often the judge predicts a class when it was requested than when another class was. "
+        "0 if the predictions do not depend on the request.",
         MORE,
         JUDGE,
     ),
     "label_accuracy": Metric(
-        "Label accuracy", "How often a held-out drawing is the likeliest under its own label.", MORE, CHANCE
+        "Label accuracy", "How often a held-out drawing is likeliest under its own label.", MORE, CHANCE
     ),
     "frechet_distance": Metric(
-        "Fréchet distance", "How far apart real and generated lie in the judge's features.", LESS, HALVES
+        "Fréchet distance",
+        "Distance between the distributions of real and generated drawings in the judge's features.",
+        LESS,
+        HALVES,
     ),
-    "mmd": Metric("Maximum mean discrepancy", "The same without a bias from the number of drawings.", LESS, HALVES),
-    "precision": Metric("Precision", "The share of generated drawings that lie among real ones.", MORE, HALVES),
-    "recall": Metric("Recall", "The share of real drawings that lie among generated ones.", MORE, HALVES),
-    "density": Metric("Density", "How many real neighbourhoods a generated drawing lies in.", MORE, HALVES),
+    "mmd": Metric(
+        "Maximum mean discrepancy",
+        "Another distance between the same distributions, not biased by the number of drawings.",
+        LESS,
+        HALVES,
+    ),
+    "precision": Metric(
+        "Precision", "Share of generated drawings in the neighbourhood of a real drawing.", MORE, HALVES
+    ),
+    "recall": Metric("Recall", "Share of real drawings in the neighbourhood of a generated drawing.", MORE, HALVES),
+    "density": Metric(
+        "Density",
+        "Number of real neighbourhoods that contain a generated drawing, divided by the neighbourhood size.",
+        MORE,
+        HALVES,
+    ),
     "coverage": Metric(
-        "Coverage", "The share of real drawings with a generated one in their neighbourhood.", MORE, HALVES
+        "Coverage", "Share of real drawings with a generated drawing in their neighbourhood.", MORE, HALVES
     ),
     "c2st_accuracy": Metric(
-        "Told apart", "How often a classifier tells real from generated; 50% is guessing.", LESS, HALVES
+        "Two-sample test",
+        "How often a classifier distinguishes real from generated drawings correctly. Guessing gives 50%.",
+        LESS,
+        HALVES,
     ),
     "memorised": Metric(
-        "Copies",
-        "The share of generated drawings as near to a training drawing as the nearest 1% of the held-out ones are.",
+        "Memorised",
+        "Share of generated drawings at least as close to a training drawing as the closest 1% of held-out drawings.",
         ALIKE,
         HELDOUT,
     ),
     "nearest_distance": Metric(
-        "Nearest training drawing", "The distance to it, in pixels of full ink.", ALIKE, HELDOUT
+        "Distance to training",
+        "Euclidean distance to the nearest training drawing. One pixel changed from paper to full ink counts 1.",
+        ALIKE,
+        HELDOUT,
     ),
-    "ink": Metric("Ink", "The share of the paper that is inked.", ALIKE, HELDOUT),
-    "grey": Metric("Grey", "The share of pixels that are neither paper nor full ink.", ALIKE, HELDOUT),
-    "ink_top": Metric("Ink, top edge", "The share of the upper row that is inked.", ALIKE, HELDOUT),
-    "ink_right": Metric("Ink, right edge", "The share of the last column that is inked.", ALIKE, HELDOUT),
-    "ink_bottom": Metric("Ink, bottom edge", "The share of the lowest row that is inked.", ALIKE, HELDOUT),
-    "ink_left": Metric("Ink, left edge", "The share of the first column that is inked.", ALIKE, HELDOUT),
-    "blank": Metric("Blank", "The share of drawings without a pixel of more than half ink.", ALIKE, HELDOUT),
+    "ink": Metric("Ink", "Mean ink of all pixels, as a share of full ink.", ALIKE, HELDOUT),
+    "grey": Metric("Grey", "Share of pixels that are neither paper nor full ink.", ALIKE, HELDOUT),
+    "ink_top": Metric("Ink, top edge", "Mean ink of the top row of pixels.", ALIKE, HELDOUT),
+    "ink_right": Metric("Ink, right edge", "Mean ink of the last column of pixels.", ALIKE, HELDOUT),
+    "ink_bottom": Metric("Ink, bottom edge", "Mean ink of the bottom row of pixels.", ALIKE, HELDOUT),
+    "ink_left": Metric("Ink, left edge", "Mean ink of the first column of pixels.", ALIKE, HELDOUT),
+    "blank": Metric("Blank", "Share of drawings with no pixel above half ink.", ALIKE, HELDOUT),
 }
 
-# Shares, which people read as percentages.
+# Metrics from 0 to 1 that pages show as percentages.
 SHARES = frozenset({
     "class_accuracy", "label_accuracy", "precision", "recall", "coverage", "c2st_accuracy", "memorised",
     "ink", "grey", "ink_top", "ink_right", "ink_bottom", "ink_left", "blank",

@@ -1,4 +1,4 @@
-"""All measures of one run together: in all and by class, each with its interval and what to hold it against."""
+"""Compute every metric of a run, over all classes and for each class, with its 95% interval and its reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.metrics import features, intervals, pixels
-from stages.metrics.intervals import NONE, Estimate
+from stages.metrics.intervals import UNDEFINED, Estimate
 from stages.metrics.subsets import equal_counts, halves
 
 Indices = npt.NDArray[np.int64]
@@ -19,144 +19,176 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ScoredDrawings:
-    """Drawings and what the judge makes of them.
+    """N drawings with the judge's predictions and features.
 
     Attributes:
       images: (N, 28, 28) uint8.
-      classes: (N,) the place of each drawing's class, or of the one asked for, among the classes.
-      predicted: (N,) the place of the class that the judge names.
-      features: (N, D) the judge's.
-      nearest: (N,) the distance to the nearest training drawing.
+      class_indices: (N,) the class of each real drawing, or the requested class of each generated one.
+      predicted: (N,) the class index that the judge predicts.
+      features: (N, D) the judge's features.
+      nearest_distances: (N,) the distance to the nearest training drawing.
     """
 
     images: npt.NDArray[np.uint8]
-    classes: Indices
+    class_indices: Indices
     predicted: Indices
     features: npt.NDArray[np.float64]
-    nearest: npt.NDArray[np.float64]
+    nearest_distances: npt.NDArray[np.float64]
 
     def take(self, rows: Indices) -> ScoredDrawings:
-        """Some of the drawings."""
+        """The drawings at these row indices."""
         return ScoredDrawings(
-            self.images[rows], self.classes[rows], self.predicted[rows], self.features[rows], self.nearest[rows]
+            self.images[rows],
+            self.class_indices[rows],
+            self.predicted[rows],
+            self.features[rows],
+            self.nearest_distances[rows],
         )
 
 
 @dataclass(frozen=True)
-class Likelihood:
-    """A score a drawing, and the place of its class: bits per dimension, or whether its own label is the likeliest."""
+class Scores:
+    """One score per drawing, and the drawing's class index.
 
-    scores: npt.NDArray[Any]
-    classes: Indices
+    The score is bits per dimension, or whether the drawing is likeliest under its own label.
+    """
+
+    values: npt.NDArray[Any]
+    class_indices: Indices
 
 
 class Row(NamedTuple):
-    """One figure: of a measure, over the drawings of the class at a place, or of all classes (None)."""
+    """The value of one metric, for one class or for all classes (class index None)."""
 
     metric: str
-    place: int | None
+    class_index: int | None
     estimate: Estimate
     reference: float = math.nan
 
 
-def likelihood(number: int, heldout: Likelihood, training: Likelihood, label_accuracy: Likelihood) -> Iterator[Row]:
-    """What the model says of real drawings of `number` classes."""
-    for place in (None, *range(number)):
-        yield Row("heldout_bits_per_dim", place, _mean(heldout.scores, heldout.classes, place))
-        reference = _reference(heldout.scores, heldout.classes, training.classes, place)
-        yield Row("training_bits_per_dim", place, _mean(training.scores, training.classes, place), reference)
-        yield Row("label_accuracy", place, _mean(label_accuracy.scores, label_accuracy.classes, place), 1 / number)
+def likelihood(num_classes: int, heldout: Scores, training: Scores, label_accuracy: Scores) -> Iterator[Row]:
+    """Yield the metrics of the model's likelihood on real drawings."""
+    for class_index in (None, *range(num_classes)):
+        yield Row("heldout_bits_per_dim", class_index, _mean(heldout.values, heldout.class_indices, class_index))
+        reference = _reference(heldout.values, heldout.class_indices, training.class_indices, class_index)
+        estimate = _mean(training.values, training.class_indices, class_index)
+        yield Row("training_bits_per_dim", class_index, estimate, reference)
+        estimate = _mean(label_accuracy.values, label_accuracy.class_indices, class_index)
+        yield Row("label_accuracy", class_index, estimate, 1 / num_classes)
 
 
-def compare_drawings(number: int, heldout: ScoredDrawings, generated: ScoredDrawings) -> Iterator[Row]:
-    """Generated drawings of `number` classes against the held-out ones.
+def compare_drawings(num_classes: int, heldout: ScoredDrawings, generated: ScoredDrawings) -> Iterator[Row]:
+    """Yield the metrics that compare generated with held-out drawings.
 
-    The distances and the neighbourhoods depend on how many drawings there are. So the held-out ones are cut in two, and
-    generated ones are held against the first half, as many of each class as each half holds or as there are; what the
-    second half itself reaches against the first is the reference.
+    Distances and neighbourhoods depend on the number of drawings. So the held-out drawings are split into two halves,
+    and the generated drawings are compared with the first half, with equally many drawings of each class in all three
+    sets. The reference is the second half compared with the first.
     """
-    sets = (*(heldout.take(half) for half in halves(heldout.classes)), generated)
-    alike = equal_counts(*(one.classes for one in sets))
-    real, others, ours = (one.take(rows) for one, rows in zip(sets, alike, strict=True))
-    by_drawing = list(_scores_by_drawing(heldout, generated))
-    for place in (None, *range(number)):
-        for name, scores, references in by_drawing:
-            reference = _reference(references, heldout.classes, generated.classes, place)
-            yield Row(name, place, _mean(scores, generated.classes, place), reference)
-        informed = informedness(generated, place, number)
-        yield Row("informedness", place, informed, informedness(heldout, place, number).value)
-        yield Row("mmd", place, _mmd(real, ours, place), _mmd(real, others, place).value)
-    if len(real.classes) >= features.MIN_DRAWINGS:
+    sets = (*(heldout.take(rows) for rows in halves(heldout.class_indices)), generated)
+    equal_rows = equal_counts(*(drawings.class_indices for drawings in sets))
+    first_half, second_half, matched = (drawings.take(rows) for drawings, rows in zip(sets, equal_rows, strict=True))
+    scores_by_metric = list(_scores_by_metric(heldout, generated))
+    for class_index in (None, *range(num_classes)):
+        for name, generated_scores, heldout_scores in scores_by_metric:
+            reference = _reference(heldout_scores, heldout.class_indices, generated.class_indices, class_index)
+            yield Row(name, class_index, _mean(generated_scores, generated.class_indices, class_index), reference)
+        estimate = informedness(generated, class_index, num_classes)
+        yield Row("informedness", class_index, estimate, informedness(heldout, class_index, num_classes).value)
+        reference = _mmd(first_half, second_half, class_index).value
+        yield Row("mmd", class_index, _mmd(first_half, matched, class_index), reference)
+    if len(first_half.class_indices) >= features.MIN_DRAWINGS:
         yield Row(
             "frechet_distance",
             None,
-            features.frechet(real.features, ours.features),
-            features.frechet_distance(real.features, others.features),
+            features.frechet(first_half.features, matched.features),
+            features.frechet_distance(first_half.features, second_half.features),
         )
-        yield from _neighbours(number, real, ours, others)
+        yield from _compare_features(num_classes, first_half, second_half, matched)
 
 
-def informedness(drawings: ScoredDrawings, place: int | None, number: int) -> Estimate:
-    """Youden's J (1950) of a class: how often it is named where it was asked for, less how often where another was.
+def informedness(drawings: ScoredDrawings, class_index: int | None, num_classes: int) -> Estimate:
+    """Youden's J (1950) of a class: how often the judge predicts it when requested, less how often when another was.
 
-    In all it is (b - 1 / number) / (1 - 1 / number) of b, the mean over the classes of how often each is named where it
-    was asked for: the mean of J where as many are asked for of each.
+    Over all classes it is (b - 1 / num_classes) / (1 - 1 / num_classes), where b is the mean class accuracy of the
+    classes. That is the mean of J if equally many drawings of each class are requested.
     """
-    asked = np.bincount(drawings.classes, minlength=number)
-    if number < 2 or not asked.all():
-        return NONE
-    if place is None:
-        right = np.bincount(drawings.classes, drawings.predicted == drawings.classes, minlength=number)
-        share = intervals.of_share(float((right / asked).mean()), len(drawings.classes))
-        return Estimate(*((end - 1 / number) / (1 - 1 / number) for end in share))
-    here, named = drawings.classes == place, drawings.predicted == place
-    return intervals.of_difference(intervals.of_mean(named[here]), intervals.of_mean(named[~here]))
+    requested_counts = np.bincount(drawings.class_indices, minlength=num_classes)
+    if num_classes < 2 or not requested_counts.all():
+        return UNDEFINED
+    if class_index is None:
+        correct = drawings.predicted == drawings.class_indices
+        correct_counts = np.bincount(drawings.class_indices, correct, minlength=num_classes)
+        balanced_accuracy = float((correct_counts / requested_counts).mean())
+        estimate = intervals.estimate_share(balanced_accuracy, len(drawings.class_indices))
+        return Estimate(*((value - 1 / num_classes) / (1 - 1 / num_classes) for value in estimate))
+    requested, predicted = drawings.class_indices == class_index, drawings.predicted == class_index
+    return intervals.estimate_difference(
+        intervals.estimate_mean(predicted[requested]), intervals.estimate_mean(predicted[~requested])
+    )
 
 
-def _scores_by_drawing(
+def _scores_by_metric(
     heldout: ScoredDrawings, generated: ScoredDrawings
 ) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
-    """The measures that are means of a score a drawing, with the same scores of the held-out ones."""
-    near = pixels.memorised(generated.nearest, heldout.nearest), pixels.memorised(heldout.nearest, heldout.nearest)
-    ours, theirs = pixels.ink(generated.images), pixels.ink(heldout.images)
-    yield "class_accuracy", generated.predicted == generated.classes, heldout.predicted == heldout.classes
-    yield "memorised", *near
-    yield "nearest_distance", generated.nearest, heldout.nearest
-    yield from ((name, ours[name], theirs[name]) for name in ours)
+    """Yield each metric that is a mean over drawings: its name, the generated and the held-out drawings' scores."""
+    yield "class_accuracy", generated.predicted == generated.class_indices, heldout.predicted == heldout.class_indices
+    distances, heldout_distances = generated.nearest_distances, heldout.nearest_distances
+    yield (
+        "memorised",
+        pixels.memorised(distances, heldout_distances),
+        pixels.memorised(heldout_distances, heldout_distances),
+    )
+    yield "nearest_distance", distances, heldout_distances
+    ink, heldout_ink = pixels.ink(generated.images), pixels.ink(heldout.images)
+    yield from ((name, ink[name], heldout_ink[name]) for name in ink)
 
 
-def _neighbours(number: int, real: ScoredDrawings, ours: ScoredDrawings, others: ScoredDrawings) -> Iterator[Row]:
-    """The measures whose scores want all drawings at once, and can be read by class; the sets are alike in number."""
-    measured, best = (features.neighbourhoods(real.features, other.features) for other in (ours, others))
-    effects = features.design_effects(real.features, ours.features)
-    classes = features.subsample(real.classes)
-    apart, apart_best = (features.c2st_accuracy(real.features, other.features) for other in (ours, others))
-    both = np.concatenate([real.classes, real.classes])
-    for place in (None, *range(number)):
-        for name, effect in effects.items():
-            estimate = _mean(getattr(measured, name), classes, place, effect)
-            yield Row(name, place, estimate, _reference(getattr(best, name), classes, classes, place))
-        estimate = _mean(apart, both, place, features.FOLDS_EFFECT)
-        yield Row("c2st_accuracy", place, estimate, _reference(apart_best, both, both, place))
+def _compare_features(
+    num_classes: int, first_half: ScoredDrawings, second_half: ScoredDrawings, generated: ScoredDrawings
+) -> Iterator[Row]:
+    """Yield the metrics that score each drawing from all drawings' features. The sets have equal class counts."""
+    scores, reference_scores = (
+        features.neighbourhoods(first_half.features, drawings.features) for drawings in (generated, second_half)
+    )
+    design_effects = features.design_effects(first_half.features, generated.features)
+    class_indices = features.subsample(first_half.class_indices)
+    correct, reference_correct = (
+        features.c2st_accuracy(first_half.features, drawings.features) for drawings in (generated, second_half)
+    )
+    both = np.concatenate([first_half.class_indices, first_half.class_indices])
+    for class_index in (None, *range(num_classes)):
+        for name, design_effect in design_effects.items():
+            estimate = _mean(getattr(scores, name), class_indices, class_index, design_effect)
+            reference = _reference(getattr(reference_scores, name), class_indices, class_indices, class_index)
+            yield Row(name, class_index, estimate, reference)
+        estimate = _mean(correct, both, class_index, features.FOLDS_DESIGN_EFFECT)
+        yield Row("c2st_accuracy", class_index, estimate, _reference(reference_correct, both, both, class_index))
 
 
-def _mmd(real: ScoredDrawings, others: ScoredDrawings, place: int | None) -> Estimate:
-    one, other = _of(real.features, real.classes, place), _of(others.features, others.classes, place)
-    return features.mmd(one, other) if min(len(one), len(other)) > 3 else NONE
+def _mmd(real: ScoredDrawings, compared: ScoredDrawings, class_index: int | None) -> Estimate:
+    real_features = _of_class(real.features, real.class_indices, class_index)
+    compared_features = _of_class(compared.features, compared.class_indices, class_index)
+    enough = min(len(real_features), len(compared_features)) >= features.MIN_MMD_DRAWINGS
+    return features.mmd(real_features, compared_features) if enough else UNDEFINED
 
 
-def _mean(scores: npt.NDArray[Any], classes: Indices, place: int | None, design_effect: float = 1.0) -> Estimate:
-    return intervals.of_mean(_of(scores, classes, place), design_effect)
+def _mean(
+    scores: npt.NDArray[Any], class_indices: Indices, class_index: int | None, design_effect: float = 1.0
+) -> Estimate:
+    return intervals.estimate_mean(_of_class(scores, class_indices, class_index), design_effect)
 
 
-def _reference(scores: npt.NDArray[Any], classes: Indices, of_value: Indices, place: int | None) -> float:
-    """The mean of scores, each class weighing what it does in the value that is held against it."""
-    number = 1 + max(classes.max(initial=-1), of_value.max(initial=-1))
-    wanted = np.bincount(_of(of_value, of_value, place), minlength=number)
-    weights = (wanted / np.maximum(np.bincount(classes, minlength=number), 1))[classes]
+def _reference(
+    scores: npt.NDArray[Any], class_indices: Indices, value_class_indices: Indices, class_index: int | None
+) -> float:
+    """The mean of the reference scores, with each class weighted as in the value that is compared with it."""
+    num_classes = 1 + max(class_indices.max(initial=-1), value_class_indices.max(initial=-1))
+    target = np.bincount(_of_class(value_class_indices, value_class_indices, class_index), minlength=num_classes)
+    counts = np.bincount(class_indices, minlength=num_classes)
+    weights = (target / np.maximum(counts, 1))[class_indices]
     return float(np.average(scores, weights=weights)) if weights.any() else math.nan
 
 
-def _of(values: npt.NDArray[Any], classes: Indices, place: int | None) -> npt.NDArray[Any]:
-    """The values of the drawings of one class, or of all."""
-    return values if place is None else values[classes == place]
+def _of_class(values: npt.NDArray[Any], class_indices: Indices, class_index: int | None) -> npt.NDArray[Any]:
+    """The values of the drawings of one class, or of all drawings for None."""
+    return values if class_index is None else values[class_indices == class_index]

@@ -1,4 +1,4 @@
-"""A figure with its 95% interval: of a mean, a share, the difference of two shares, a distance between sets."""
+"""Estimates with 95% intervals: of a mean, a share, a difference of two shares, and a distance between two sets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 LEVEL = 0.95
-NORMAL = 1.959964  # deviations on each side that hold so much of a normal distribution
-RESAMPLES = 1000  # of a mean
-HALVINGS = 50  # of two sets; the standard error is then right to about a tenth
+Z_SCORE = 1.959964  # a normal distribution lies within this many standard deviations of its mean with probability LEVEL
+BOOTSTRAP_RESAMPLES = 1000
+HALF_SPLITS = 50  # random splits of two sets into halves; the standard error is then right to about a tenth
 SEED = 0
 
 Rows = npt.NDArray[np.int64]
@@ -20,29 +20,32 @@ Statistic = Callable[[Rows, Rows], npt.ArrayLike]
 
 
 class Estimate(NamedTuple):
-    """A figure and the ends of its interval; NaN where there is too little to tell."""
+    """A value and the ends of its interval; NaN where there are too few drawings to estimate them."""
 
     value: float
     low: float
     high: float
 
 
-NONE = Estimate(math.nan, math.nan, math.nan)
+UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 
 
-def of_mean(scores: npt.NDArray[Any], design_effect: float = 1.0) -> Estimate:
-    """The mean of one score a drawing.
+def estimate_mean(scores: npt.NDArray[Any], design_effect: float = 1.0) -> Estimate:
+    """The mean of one score per drawing.
 
-    The interval is Wilson's where the scores say whether something is true, and else the percentiles of the bootstrap
-    (Efron 1979): the drawings drawn again, with replacement. Scores that hang together vary together: `design_effect`
-    (Kish 1965) is the variance of their mean over that of as many independent ones.
+    The interval of Boolean scores is Wilson's. That of other scores is the percentile bootstrap (Efron 1979), which
+    resamples the drawings with replacement.
+
+    Args:
+      scores: (N,) Boolean or numeric.
+      design_effect: the variance of the mean, divided by that of as many independent scores (Kish 1965).
     """
     if not len(scores):
-        return NONE
+        return UNDEFINED
     values = np.asarray(scores, np.float64)
     mean = float(values.mean())
     if scores.dtype == bool:
-        return of_share(mean, len(values) / design_effect)
+        return estimate_share(mean, len(values) / design_effect)
     if len(values) < 2:
         return Estimate(mean, math.nan, math.nan)
     if (values == values[0]).all():
@@ -50,57 +53,64 @@ def of_mean(scores: npt.NDArray[Any], design_effect: float = 1.0) -> Estimate:
     from scipy.stats import bootstrap
 
     random = np.random.default_rng(SEED)
-    found = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=random
+    interval = bootstrap(
+        (values,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, confidence_level=LEVEL, method="percentile", rng=random
     ).confidence_interval
-    wider = math.sqrt(design_effect)
-    return Estimate(mean, mean - wider * float(mean - found.low), mean + wider * float(found.high - mean))
+    scale = math.sqrt(design_effect)
+    return Estimate(mean, mean - scale * float(mean - interval.low), mean + scale * float(interval.high - mean))
 
 
-def of_share(share: float, number: float) -> Estimate:
-    """The share of `number` drawings of which something is true, with the interval of Wilson (1927).
-
-    It holds more than one value even where the thing is true of all drawings or of none.
-    """
+def estimate_share(share: float, number: float) -> Estimate:
+    """A share of `number` drawings, with Wilson's interval (1927), which has a width even for a share of 0 or 1."""
 
     def low(share: float) -> float:
-        square = NORMAL**2
-        root = NORMAL * math.sqrt(square + 4 * number * share * (1 - share))
+        square = Z_SCORE**2
+        root = Z_SCORE * math.sqrt(square + 4 * number * share * (1 - share))
         return (2 * number * share + square - root) / (2 * (number + square))
 
     return Estimate(share, low(share), 1 - low(1 - share))
 
 
-def of_difference(one: Estimate, other: Estimate) -> Estimate:
-    """One share less another of other drawings, their intervals combined as by Newcombe (1998)."""
-    value = one.value - other.value
-    below = math.hypot(one.value - one.low, other.high - other.value)
-    above = math.hypot(one.high - one.value, other.value - other.low)
+def estimate_difference(share: Estimate, subtracted: Estimate) -> Estimate:
+    """The difference of two shares of different drawings, with their intervals combined as by Newcombe (1998)."""
+    value = share.value - subtracted.value
+    below = math.hypot(share.value - share.low, subtracted.high - subtracted.value)
+    above = math.hypot(share.high - share.value, subtracted.value - subtracted.low)
     return Estimate(value, value - below, value + above)
 
 
-def of_sets(statistic: Statistic, first: int, second: int) -> Estimate:
-    """A distance between two sets, `statistic(rows of the first, rows of the second)`, as of sets of that size."""
-    value = float(np.asarray(statistic(np.arange(first), np.arange(second))))
-    error = NORMAL * float(standard_error(statistic, first, second))
-    return Estimate(value, value - error, value + error)
+def estimate_distance(statistic: Statistic, first_size: int, second_size: int) -> Estimate:
+    """A distance between two sets, with an interval from its standard error.
+
+    Args:
+      statistic: computes the distance from row indices of the first and of the second set.
+      first_size, second_size: the number of drawings in each set.
+    """
+    value = float(np.asarray(statistic(np.arange(first_size), np.arange(second_size))))
+    margin = Z_SCORE * float(standard_error(statistic, first_size, second_size))
+    return Estimate(value, value - margin, value + margin)
 
 
-def standard_error(statistic: Statistic, first: int, second: int) -> npt.NDArray[np.float64]:
-    """The standard error of figures of two sets, from how far two halves of the sets lie apart (McCarthy 1969).
+def standard_error(statistic: Statistic, first_size: int, second_size: int) -> npt.NDArray[np.float64]:
+    """The standard error of statistics of two sets, from the difference between two halves of the sets (McCarthy 1969).
 
-    Of two drawings that follow each other one goes to each half, at random, so that drawings in the order of their
-    classes are halved class by class. A figure of half the drawings varies twice as much, and the difference of two
-    such figures again twice. The bootstrap would hold some drawings twice, each in the other's neighbourhood, and the
-    jackknife takes what neighbourhoods gain and lose by a few drawings for several times what it is.
+    Of each two consecutive drawings one goes to each half, at random. So drawings that are ordered by class are halved
+    class by class. A statistic of half the drawings has twice the variance, and the difference of two such statistics
+    twice as much again. The bootstrap would repeat drawings, each in the neighbourhood of its copy. The jackknife
+    overestimates several times what neighbourhoods gain and lose by a few drawings.
+
+    Args:
+      statistic: computes one or several numbers from row indices of the first and of the second set.
+      first_size, second_size: the number of drawings in each set.
     """
     random = np.random.default_rng(SEED)
 
-    def halves(number: int) -> Rows:
+    def split(number: int) -> Rows:
         return random.permuted(np.arange(number // 2 * 2).reshape(-1, 2), axis=1).T
 
     differences = []
-    for _ in range(HALVINGS):
-        one, other = (np.asarray(statistic(*rows)) for rows in zip(halves(first), halves(second), strict=True))
-        differences.append(one - other)
+    for _ in range(HALF_SPLITS):
+        halves = zip(split(first_size), split(second_size), strict=True)
+        first_half, second_half = (np.asarray(statistic(*rows)) for rows in halves)
+        differences.append(first_half - second_half)
     return np.asarray(np.sqrt(np.mean(np.square(differences), axis=0)) / 2, np.float64)

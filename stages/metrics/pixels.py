@@ -1,4 +1,4 @@
-"""Measures on the pixels themselves. Drawings are (N, 28, 28) uint8, 0 is paper and 255 is ink."""
+"""Metrics computed from pixels. Drawings are (N, 28, 28) uint8, where 0 is paper and 255 is ink."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 
-COPY_QUANTILE = 0.01
-DISTANCE_TOLERANCE = (
-    1e-3  # the distance of a drawing to itself is noise of 1e-6, and two that differ are 1 / 255 apart or more
-)
+MEMORISED_QUANTILE = 0.01
+# Rounding puts a drawing up to 1e-6 away from itself; two drawings that differ are at least 1 / 255 apart.
+DISTANCE_TOLERANCE = 1e-3
 
 
 def nearest(drawings: Images, training: Images) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """The distance of each drawing to its nearest training drawing, and the place of that one.
+    """The nearest training drawing of each drawing: the distances and the row indices in `training`.
 
-    Euclidean, in pixels of full ink: 1 is one pixel black instead of white.
+    Distances are Euclidean, in pixels of full ink: 1 is one pixel black instead of white.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -26,22 +25,22 @@ def nearest(drawings: Images, training: Images) -> tuple[npt.NDArray[np.float64]
         return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
 
     search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat(training))
-    distances, places = search.kneighbors(flat(drawings))
-    return distances[:, 0].astype(np.float64), places[:, 0].astype(np.int64)
+    distances, indices = search.kneighbors(flat(drawings))
+    return distances[:, 0].astype(np.float64), indices[:, 0].astype(np.int64)
 
 
-def memorised(distances: npt.NDArray[np.float64], of_heldout: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which lie as near to a training drawing as the nearest 1% of the held-out drawings do.
+def memorised(distances: npt.NDArray[np.float64], heldout_distances: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which drawings are at least as close to a training drawing as the closest 1% of held-out drawings.
 
-    After the idea of Meehan, Chaudhuri and Dasgupta (arXiv 2004.05675): what generalises lies no nearer to the training
-    drawings than other real drawings do. Where people drew the same again, the nearest 1% are copies themselves; so
-    what is exactly as near counts, and by `SAME` no rounding decides.
+    After an idea of Meehan, Chaudhuri and Dasgupta (arXiv 2004.05675): a model that generalises comes no closer to the
+    training drawings than other real drawings do. If people repeated drawings, the closest 1% are copies themselves. So
+    equal distances count, and DISTANCE_TOLERANCE keeps rounding from deciding.
     """
-    return np.asarray(distances <= np.quantile(of_heldout, COPY_QUANTILE) + DISTANCE_TOLERANCE)
+    return np.asarray(distances <= np.quantile(heldout_distances, MEMORISED_QUANTILE) + DISTANCE_TOLERANCE)
 
 
 def ink(drawings: Images) -> dict[str, npt.NDArray[Any]]:
-    """The statistics of ink, one of each a drawing, from 0 to 1, and whether it is blank."""
+    """Ink statistics of each drawing, by metric: shares from 0 to 1, and whether the drawing is blank."""
     share = drawings / 255
     flat = share.reshape(len(share), -1)
     return {

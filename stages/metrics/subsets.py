@@ -1,4 +1,4 @@
-"""Which drawings to compare: subsets of a set of drawings, chosen by class."""
+"""Select subsets of drawings by class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rank_in_class(classes: npt.NDArray[Any]) -> Indices:
 
 
 def first_of_each_class(labels: npt.NDArray[np.int16], number: int) -> npt.NDArray[np.bool_]:
-    """A mask of about `number` drawings: the first ones of each class, equally many of each and at least one."""
+    """A mask of about `number` drawings: the first ones of each class, equally many of each class and at least one."""
     mask = np.zeros(len(labels), bool)
     mask[np.lexsort((labels, rank_in_class(labels)))[: max(number, len(np.unique(labels)))]] = True
     return mask
@@ -31,10 +31,10 @@ def in_proportion(labels: npt.NDArray[np.int16], others: npt.NDArray[np.int16], 
     A mean over these drawings can then be compared with a mean over the others. Every class of the others is included.
     """
     values, counts = np.unique(others, return_counts=True)
-    wanted = np.zeros(len(labels))
+    quota = np.zeros(len(labels))
     for label, count in zip(values, counts, strict=True):
-        wanted[labels == label] = number * count / len(others)
-    return np.asarray(rank_in_class(labels) < wanted)
+        quota[labels == label] = number * count / len(others)
+    return np.asarray(rank_in_class(labels) < quota)
 
 
 def halves(classes: Indices) -> tuple[Indices, Indices]:
@@ -44,10 +44,13 @@ def halves(classes: Indices) -> tuple[Indices, Indices]:
 
 
 def equal_counts(*sets: Indices) -> list[Indices]:
-    """The rows that leave equally many drawings of each class in every set: the first ones, ordered by class."""
-    number = 1 + max(classes.max(initial=-1) for classes in sets)
-    least = np.min([np.bincount(classes, minlength=number) for classes in sets], axis=0)
+    """For each set, the rows to select so that all sets have equally many drawings of each class.
+
+    The first drawings of each class are selected, and ordered by class.
+    """
+    num_classes = 1 + max(classes.max(initial=-1) for classes in sets)
+    minimum = np.min([np.bincount(classes, minlength=num_classes) for classes in sets], axis=0)
     orders = [np.argsort(classes, kind="stable") for classes in sets]
     return [
-        order[(rank_in_class(classes) < least[classes])[order]] for classes, order in zip(sets, orders, strict=True)
+        order[(rank_in_class(classes) < minimum[classes])[order]] for classes, order in zip(sets, orders, strict=True)
     ]

@@ -1,1 +1,1 @@
-"""The parts of the report: its inputs, charts, sheets and page, and the blind review."""
+"""The parts of the report: its inputs, metric values, charts, sheets and page, and the blind review."""

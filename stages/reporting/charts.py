@@ -1,4 +1,4 @@
-"""The charts of the report, drawn by matplotlib, as elements of a page."""
+"""The charts of the report: SVG elements made with matplotlib."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from stages.outputs.losses import Loss
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-COLOURS = "viridis"
-MAX_NAMES = 40  # classes that a confusion matrix has room to name
+COLOUR_MAP = "viridis"
+MAX_CLASS_NAMES = 40  # a confusion matrix of more classes has no room for names
 
 
 def loss_curve(loss: Sequence[Loss]) -> Markup:
-    """The loss by drawings seen: its lines are the groups `loss-train-line` and `loss-heldout-line`."""
+    """The losses by drawings seen. The SVG ids of the lines are `loss-train-line` and `loss-heldout-line`."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    drawn = [row for row in loss if math.isfinite(row.bits_per_dim)]
+    finite = [row for row in loss if math.isfinite(row.bits_per_dim)]
     with _figure((5.2, 3.2)) as figure:
         axes = figure.add_axes((0.085, 0.155, 0.895, 0.755))
         for split, name, style in (
             ("train", "training", {"linewidth": 1.0}),
             ("heldout", "held out", {"linewidth": 1.6, "marker": "o", "markersize": 3.6}),
         ):
-            points = [row for row in drawn if row.split == split]
+            points = [row for row in finite if row.split == split]
             seen, bits = [row.drawings for row in points], [row.bits_per_dim for row in points]
             axes.plot(seen, bits, color="black", label=name, gid=f"{split}-line", **style)
-        # The first steps lie so far above the rest that they would press it flat: they may leave the frame.
-        late = [row.bits_per_dim for row in drawn if row.drawings * 20 >= drawn[-1].drawings]
+        # The first losses are so high that they would flatten the rest of the curve. The axis does not include them.
+        late = [row.bits_per_dim for row in finite if row.drawings * 20 >= finite[-1].drawings]
         if late:
             margin = 0.08 * (max(late) - min(late)) or 0.1
             axes.set_ylim(min(late) - margin, max(late) + margin)
@@ -58,19 +58,19 @@ def loss_curve(loss: Sequence[Loss]) -> Markup:
 
 
 def confusion(shares: npt.NDArray[np.float64], names: Sequence[str]) -> Markup:
-    """How often each class was named (columns) where each was asked for (rows), shares from 0 to 1."""
+    """The confusion matrix of requested classes (rows) and predicted classes (columns), in shares of a row."""
     with _figure((6.4, 5.6)) as figure:
         axes = figure.add_axes((0.2, 0.03, 0.72, 0.77))
-        mesh = axes.pcolormesh(shares, cmap=COLOURS, vmin=0, vmax=1)
+        mesh = axes.pcolormesh(shares, cmap=COLOUR_MAP, vmin=0, vmax=1)
         axes.invert_yaxis()
         axes.set_aspect("equal")
         axes.xaxis.tick_top()
         axes.tick_params(length=0, pad=3)
         axes.spines[:].set_visible(False)
-        if len(names) <= MAX_NAMES:
+        if len(names) <= MAX_CLASS_NAMES:
             middles = np.arange(len(names)) + 0.5
-            axes.set_xticks(middles, [_short(name) for name in names], rotation=90)
-            axes.set_yticks(middles, [_short(name) for name in names])
+            axes.set_xticks(middles, [_shorten(name) for name in names], rotation=90)
+            axes.set_yticks(middles, [_shorten(name) for name in names])
         else:
             axes.set_xticks([])
             axes.set_yticks([])
@@ -80,16 +80,16 @@ def confusion(shares: npt.NDArray[np.float64], names: Sequence[str]) -> Markup:
         return _svg(figure, "confusion")
 
 
-def heat_scale(heat: npt.NDArray[Any]) -> float:
-    """The value that the brightest colour of heat maps stands for: what all but a hundredth of the pixels lie below."""
-    return float(np.quantile(heat, 0.99)) or 1.0
+def heat_scale(pixel_bits: npt.NDArray[Any]) -> float:
+    """The value of the brightest colour of heat maps: the 99th percentile of the pixels."""
+    return float(np.quantile(pixel_bits, 0.99)) or 1.0
 
 
-def heat_map(heat: npt.NDArray[Any], most: float) -> Markup:
-    """The bits of each pixel, (28, 28), with the scale that goes from 0 to `most`."""
+def heat_map(pixel_bits: npt.NDArray[Any], maximum: float) -> Markup:
+    """A heat map of the bits of each pixel, (28, 28), with a colour scale from 0 to `maximum`."""
     with _figure((4.2, 3.3)) as figure:
         axes = figure.add_axes((0.02, 0.03, 0.76, 0.94))
-        image = axes.imshow(heat, cmap=COLOURS, vmin=0, vmax=most, interpolation="none")
+        image = axes.imshow(pixel_bits, cmap=COLOUR_MAP, vmin=0, vmax=maximum, interpolation="none")
         axes.set_axis_off()
         bar = figure.colorbar(image, cax=figure.add_axes((0.82, 0.03, 0.04, 0.86)))
         bar.outline.set_visible(False)
@@ -98,20 +98,20 @@ def heat_map(heat: npt.NDArray[Any], most: float) -> Markup:
         return _svg(figure, "heat")
 
 
-def coloured(heat: npt.NDArray[Any], most: float) -> npt.NDArray[np.uint8]:
-    """The same colours as a picture, (28, 28, 3)."""
+def heat_image(pixel_bits: npt.NDArray[Any], maximum: float) -> npt.NDArray[np.uint8]:
+    """The same heat map as an image without a scale, (28, 28, 3)."""
     import matplotlib as mpl
 
-    return np.asarray(mpl.colormaps[COLOURS](np.clip(heat / most, 0, 1), bytes=True)[..., :3], np.uint8)
+    return np.asarray(mpl.colormaps[COLOUR_MAP](np.clip(pixel_bits / maximum, 0, 1), bytes=True)[..., :3], np.uint8)
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= 18 else name[:17] + "…"
 
 
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator[Any]:
-    """A figure in the settings of this project, whatever a person's matplotlibrc says."""
+    """A matplotlib figure with fixed settings, independent of the user's matplotlibrc."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -120,7 +120,7 @@ def _figure(size: tuple[float, float]) -> Iterator[Any]:
         mpl.rcParams.update(
             {
                 "svg.fonttype": "none",  # text stays text
-                "svg.hashsalt": "report",  # identifiers that are the same every time
+                "svg.hashsalt": "report",  # the same identifiers in every run
                 "text.parse_math": False,  # a class may be called "$x$"
                 "font.size": 11,
                 "figure.facecolor": "none",
@@ -138,10 +138,10 @@ def _svg(figure: Any, name: str) -> Markup:
 
 
 def plain_svg(document: str, name: str) -> Markup:
-    """An SVG of matplotlib's as an element of the page, every identifier in it beginning with `name`.
+    """An SVG document of matplotlib as an element of the page, with `name` as the prefix of every identifier.
 
-    The page's policy refuses styles inside elements, and its stylesheet decides on letters and colours: so each style
-    becomes attributes, black becomes `currentColor`, and fonts, sizes and metadata go.
+    The page's content security policy refuses `style` attributes, and its stylesheet sets fonts and colours. So each
+    style becomes attributes, black becomes `currentColor`, and fonts, sizes and metadata are removed.
     """
     from xml.etree import ElementTree
 

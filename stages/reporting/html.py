@@ -1,4 +1,4 @@
-"""What the HTML pages share: how a template becomes a page, and how pictures and settings appear in it."""
+"""What the HTML pages share: rendering a template, embedding images, and formatting settings."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def render(
     filters: Mapping[str, Callable[..., object]] = {},
     **values: object,
 ) -> str:
-    """A page as HTML, in one file that loads nothing else.
+    """Render a page as one HTML file that loads nothing else.
 
-    Values are escaped, and every variable of the template must have one. A content security policy permits this style
-    and this script, by their hashes, and pictures that are part of the page.
+    Values are escaped, and every variable of the template must have a value. A content security policy allows only
+    this style and this script, by their hashes, and images embedded in the page.
 
     Args:
-      template: the Jinja template, which includes `head.html`.
-      style, script: files to insert, as the variables of these names.
-      filters: functions that the template applies to values.
-      values: the template's variables.
+      template: the Jinja template. It includes `head.html`.
+      style, script: files whose text becomes the variables `style` and `script`.
+      filters: functions that the template can use as filters, by name.
+      values: the template's other variables.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -51,12 +51,12 @@ def render(
 
 
 def _csp_hash(text: str) -> str:
-    """The hash by which a content security policy permits a style or a script."""
+    """The hash that allows a style or a script in a content security policy."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
 def data_uri(drawing: npt.NDArray[np.uint8]) -> str:
-    """A picture, (height, width) or (height, width, channels), as the address of a PNG that holds itself."""
+    """An image, (height, width) or (height, width, channels), as a PNG data URI."""
     from PIL import Image
 
     png = io.BytesIO()
@@ -65,7 +65,7 @@ def data_uri(drawing: npt.NDArray[np.uint8]) -> str:
 
 
 def format_setting(value: object) -> str:
-    """A setting's value the way that params.yaml writes it, a list in one line; a dash for none."""
+    """A setting's value as in params.yaml, with a list in one line, and a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, list | tuple):

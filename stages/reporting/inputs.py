@@ -1,4 +1,4 @@
-"""What the report is made of: read from the outputs of the other stages, and checked to be of one run."""
+"""Read the inputs of the report from the outputs of the other stages, and check that they belong to one run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stages.outputs.losses import Loss
 from stages.params import Params
 from stages.quickdraw import IMAGE_SHAPE, SIDE
 from stages.reporting import blind_review
-from stages.reporting.figures import Figure
+from stages.reporting.metric_values import MetricValue
 from stages.reporting.sheets import COLUMNS, Images
 
 if TYPE_CHECKING:
@@ -41,49 +41,60 @@ ARRAYS = evaluation.FOLDER / evaluation.ARRAYS
 MADE_WITH = evaluation.FOLDER / evaluation.MADE_WITH
 METRICS_TABLE = evaluation.METRICS
 CONFUSION = evaluation.CONFUSION
-MAX_GENERATED = 64  # of a class's generated drawings, at the most
+MAX_GENERATED = 64  # drawings of a class on the page
 
 
 @dataclass(frozen=True)
 class ReportDrawing:
-    """A drawing on the page, (28, 28) uint8, and what evaluate says of it.
+    """A drawing on the page, with its results from evaluate.
 
     Attributes:
-      drawing: white ink on black, as stored.
-      nearest: the nearest training drawing; none for a drawing that was trained on.
-      distance: how far that one is.
-      opinions: the judge's, (class, probability), the likeliest first.
-      bits_per_dim: the model's, of a held-out drawing.
+      drawing: (28, 28) uint8, white ink on black, as stored.
+      nearest: the nearest training drawing, (28, 28) uint8; None if the drawing was not evaluated.
+      distance: the distance to the nearest training drawing.
+      predictions: the judge's likeliest classes, (class, probability), the likeliest first.
+      bits_per_dim: the model's bits per dimension, if this is a held-out drawing.
     """
 
     drawing: Images
     nearest: Images | None = None
     distance: float = math.nan
-    opinions: tuple[tuple[str, float], ...] = ()
+    predictions: tuple[tuple[str, float], ...] = ()
     bits_per_dim: float = math.nan
 
 
 @dataclass(frozen=True)
 class ClassReport:
-    """What the report shows of one class."""
+    """What the report shows of one class.
+
+    Attributes:
+      label: the class's number.
+      name: the class's name.
+      real: the real drawings to show: held-out ones, then training ones if there are too few.
+      real_from_training: how many of `real` are training drawings.
+      generated: the generated drawings to show.
+      heldout_drawings: how many held-out drawings the class has.
+      metrics: the value of each metric.
+      pixel_bits: (28, 28), the mean bits of each pixel over the held-out drawings.
+    """
 
     label: int
     name: str
     real: list[ReportDrawing]
-    trained_on: int  # how many of `real` the model was trained on, for want of held-out ones
+    real_from_training: int
     generated: list[ReportDrawing]
     heldout_drawings: int
-    figures: dict[str, Figure]  # by measure
-    heat: npt.NDArray[np.float32]  # (28, 28), the bits of each pixel, over the held-out drawings
+    metrics: dict[str, MetricValue]
+    pixel_bits: npt.NDArray[np.float32]
 
     @property
     def heldout_bits_per_dim(self) -> float:
-        return self.figures["heldout_bits_per_dim"].value
+        return self.metrics["heldout_bits_per_dim"].value
 
 
 @dataclass(frozen=True)
 class ReviewPair:
-    """A question of the blind review: the drawings to show, the generated one first or not, and the one shown alone."""
+    """A question of the blind review, with its class name and its two drawings."""
 
     question: blind_review.Question
     name: str
@@ -93,60 +104,76 @@ class ReviewPair:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page and the sheets are made of."""
+    """Everything that the page and the sheets show.
+
+    Attributes:
+      settings: of the run.
+      classes: in the order of the settings.
+      training_drawings: how many drawings the model was trained on.
+      heldout_drawings: how many drawings were held out.
+      metrics: the value of each metric over all classes.
+      loss: the training and held-out losses.
+      confusion: (classes, classes), the share of each row's drawings that the judge predicts as each column.
+      hashes: (description, path, SHA-256) of each file that the page depends on.
+      made_with: the device and the versions of the libraries that evaluate used.
+      review_pairs: the questions of the blind review.
+      review_hash: identifies these questions and the drawings that they show.
+      reviews: the saved reviews of these questions.
+      other_reviews: how many saved reviews have other questions.
+    """
 
     settings: Params
     classes: list[ClassReport]
-    trained_on: int
+    training_drawings: int
     heldout_drawings: int
-    figures: dict[str, Figure]
+    metrics: dict[str, MetricValue]
     loss: list[Loss]
-    confusion: npt.NDArray[np.float64]  # (classes, classes): the share of each row's drawings named as each column
-    hashes: list[tuple[str, str, str]]  # what, file, SHA-256
+    confusion: npt.NDArray[np.float64]
+    hashes: list[tuple[str, str, str]]
     made_with: dict[str, str]
-    asked: list[ReviewPair]
-    asked_hash: str
+    review_pairs: list[ReviewPair]
+    review_hash: str
     reviews: list[blind_review.Review]
     other_reviews: int
 
     @property
     def heldout_bits_per_dim(self) -> float:
-        return self.figures["heldout_bits_per_dim"].value
+        return self.metrics["heldout_bits_per_dim"].value
 
 
-# --- Reading, and whether what was read belongs together ---
+# --- Reading and checking files ---
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while `path` is read into a message for a person."""
+    """Turn errors while `path` is read into a `StageError` of one line."""
     try:
         yield
     except FileNotFoundError:
-        raise StageError(f"{path} is not there: run the stage {_writer(path)} first") from None
+        raise StageError(f"{path} is missing: run the stage {_stage_of(path)} first") from None
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, csv.Error) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not the content's
+            raise  # an error of the disk, not of the content
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-        raise StageError(f"{path} cannot be used ({reason}): run the stage {_writer(path)} again") from error
+        raise StageError(f"{path} cannot be used ({reason}): run the stage {_stage_of(path)} again") from error
 
 
-def _require(agrees: bool, path: Path, problem: str) -> None:
-    if not agrees:
-        raise StageError(f"{path} {problem}: run the stage {_writer(path)} again")
+def _require(condition: bool, path: Path, problem: str) -> None:
+    if not condition:
+        raise StageError(f"{path} {problem}: run the stage {_stage_of(path)} again")
 
 
-def _writer(path: Path) -> str:
-    """The stage that writes a file: what lies in data/ is in a folder of its name."""
+def _stage_of(path: Path) -> str:
+    """The stage that writes a file. Each folder in data/ has the name of its stage."""
     return path.parts[1] if path.parts[0] == "data" else "evaluate"
 
 
 def read_drawings(path: Path) -> Images:
-    """An array of drawings (…, 28, 28, 1), without its last axis, and left on the disk until it is looked at."""
+    """An array of drawings (…, 28, 28, 1), without its last axis, memory-mapped."""
     with _reading(path):
         array = tables.open_memmap(path)
         if array.shape[-3:] != IMAGE_SHAPE:
-            raise ValueError(f"it should hold drawings, (…, {SIDE}, {SIDE}, 1), and holds {array.shape}")
+            raise ValueError(f"it holds an array of shape {array.shape}; expected: drawings, (…, {SIDE}, {SIDE}, 1)")
     return array[..., 0]
 
 
@@ -175,32 +202,32 @@ def read_loss(path: Path) -> list[Loss]:
 
 
 def read_samples(settings: Params) -> tuple[list[tuple[int, str]], Images]:
-    """The classes of the model, (label, name), and all that was sampled of each: (classes, samples, 28, 28) uint8."""
+    """The classes of the model, (label, name), and the generated drawings, (classes, drawings, 28, 28) uint8."""
     config = read_json(CONFIG)
     with _reading(CONFIG):
         classes = [(int(entry["label"]), str(entry["name"])) for entry in config["classes"]]
-    _require([name for _, name in classes] == list(settings.classes), CONFIG, "is of a model for other classes")
+    _require([name for _, name in classes] == list(settings.classes), CONFIG, "has other classes than params.yaml")
     number = max(settings.samples_per_class, settings.eval_samples_per_class)
     drawings = samples.read(len(classes), number)
     _require(drawings.shape[1] == number, SAMPLES, f"holds {drawings.shape[1]} drawings of each class, not {number}")
     return classes, drawings[..., 0]
 
 
-def read_figures(classes: Sequence[tuple[int, str]]) -> tuple[dict[str, Figure], list[dict[str, Figure]]]:
-    """The measures over all classes, and those of each class."""
-    found: dict[str, dict[str, Figure]] = {str(label): {} for label in ("", *(label for label, _ in classes))}
+def read_metrics(classes: Sequence[tuple[int, str]]) -> tuple[dict[str, MetricValue], list[dict[str, MetricValue]]]:
+    """The metrics over all classes, and those of each class, by metric."""
+    by_label: dict[str, dict[str, MetricValue]] = {str(label): {} for label in ("", *(label for label, _ in classes))}
     with _reading(METRICS_TABLE):
         for row in read_csv(METRICS_TABLE):
-            figure = Figure(*(float(row[key] or "nan") for key in Figure._fields))
+            metric_value = MetricValue(*(float(row[key] or "nan") for key in MetricValue._fields))
             if row["metric"] in METRICS:
-                found.setdefault(row["label"], {})[row["metric"]] = figure
-        _ = [figures["heldout_bits_per_dim"] for figures in found.values()]
-    _require(len(found) == 1 + len(classes), METRICS_TABLE, f"is about other classes than {CONFIG}")
-    return found[""], [found[str(label)] for label, _ in classes]
+                by_label.setdefault(row["label"], {})[row["metric"]] = metric_value
+        _ = [metrics["heldout_bits_per_dim"] for metrics in by_label.values()]  # every class must have it
+    _require(len(by_label) == 1 + len(classes), METRICS_TABLE, f"has other classes than {CONFIG}")
+    return by_label[""], [by_label[str(label)] for label, _ in classes]
 
 
-def read_arrays(classes: int, samples: int) -> dict[str, npt.NDArray[Any]]:
-    """What evaluate says of each drawing: arrays by name."""
+def read_arrays(num_classes: int, per_class: int) -> dict[str, npt.NDArray[Any]]:
+    """The results of evaluate for each drawing: arrays by name."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -210,14 +237,14 @@ def read_arrays(classes: int, samples: int) -> dict[str, npt.NDArray[Any]]:
         except SafetensorError as error:
             raise ValueError(error) from None
         shapes = arrays["pixel_bits"].shape, arrays["generated_nearest"].shape
-        if shapes != ((classes, SIDE, SIDE), (classes * samples,)):
-            raise ValueError(f"it is about other drawings than {SAMPLES}")
+        if shapes != ((num_classes, SIDE, SIDE), (num_classes * per_class,)):
+            raise ValueError(f"it has other drawings than {SAMPLES}")
         _ = arrays["heldout_rows"], arrays["heldout_predicted"], arrays["generated_predicted"]
     return arrays
 
 
 def read_confusion(names: Sequence[str]) -> npt.NDArray[np.float64]:
-    """How often each class was named where each was asked for, as shares of the rows."""
+    """How often the judge predicts each class (columns) for each requested class (rows), in shares of a row."""
     counts = np.zeros((len(names), len(names)))
     with _reading(CONFUSION):
         for row in read_csv(CONFUSION):
@@ -226,128 +253,140 @@ def read_confusion(names: Sequence[str]) -> npt.NDArray[np.float64]:
 
 
 def choose_real(drawings: pd.DataFrame, label: int, number: int) -> pd.DataFrame:
-    """The first `number` drawings of a class by position: those held out, and for want of more those trained on."""
+    """The first `number` drawings of a class by position: held-out ones, then training ones if there are too few."""
     of_class = drawings[drawings["label"] == label]
     return of_class.sort_values(["heldout", "position"], ascending=[False, True])[:number]
 
 
-def review_hash(samples: str, asked: Sequence[ReviewPair]) -> str:
-    """What a blind review is known by: the SHA-256 of that of the samples, of the questions and of what they show."""
-    digest = hashlib.sha256(samples.encode())
-    for one in asked:
-        digest.update(json.dumps([one.name, *one.question]).encode() + one.real.tobytes() + one.generated.tobytes())
+def review_hash(samples_hash: str, pairs: Sequence[ReviewPair]) -> str:
+    """The SHA-256 that identifies a blind review: of the hash of the samples, the questions and their drawings."""
+    digest = hashlib.sha256(samples_hash.encode())
+    for pair in pairs:
+        digest.update(json.dumps([pair.name, *pair.question]).encode() + pair.real.tobytes() + pair.generated.tobytes())
     return digest.hexdigest()
 
 
 def file_hashes() -> list[tuple[str, str, str]]:
-    """What the page was made from, but for the reviews: in words, its file, and the SHA-256 of its bytes."""
-    found = []
-    for what, path in (
-        ("Index", INDEX),
-        ("Drawings", IMAGES),
-        ("Held out or not", DRAWINGS),
+    """(description, path, SHA-256) of each file that the page depends on, except the reviews."""
+    hashes = []
+    for description, path in (
+        ("Index of drawings", INDEX),
+        ("Images", IMAGES),
+        ("Held-out drawings", DRAWINGS),
         ("Model", CONFIG),
-        ("Weights", WEIGHTS),
+        ("Model weights", WEIGHTS),
         ("Loss", LOSS),
-        ("Samples", SAMPLES),
-        ("Judge", JUDGE),
-        ("Drawings measured", ARRAYS),
-        ("Computed on", MADE_WITH),
-        ("Measures", METRICS_TABLE),
+        ("Generated drawings", SAMPLES),
+        ("Judge weights", JUDGE),
+        ("Evaluation of each drawing", ARRAYS),
+        ("Device and libraries", MADE_WITH),
+        ("Metrics", METRICS_TABLE),
         ("Confusion", CONFUSION),
     ):
         with _reading(path):
-            found.append((what, path.as_posix(), files.sha256(path)))
-    return found
+            hashes.append((description, path.as_posix(), files.sha256(path)))
+    return hashes
+
+
+# --- The whole report ---
 
 
 def read(settings: Params) -> Report:
-    """Read all that the report shows.
+    """Read everything that the report shows.
 
     Raises:
       StageError: a file is missing or broken, or belongs to another run than the others.
     """
     known, generated = read_samples(settings)
     names = [name for _, name in known]
-    in_all, by_class = read_figures(known)
+    metrics, metrics_by_class = read_metrics(known)
     images = read_drawings(IMAGES)
     drawings = read_table(DRAWINGS, {"position": "int64", "label": "int16", "heldout": "bool"})
-    _require(images.shape == (len(drawings), SIDE, SIDE), IMAGES, f"does not hold the {len(drawings)} of {DRAWINGS}")
-    heldout = np.flatnonzero(drawings["heldout"])
-    measured = settings.eval_samples_per_class
-    arrays = read_arrays(len(known), measured)
-    _require(np.array_equal(arrays["heldout_rows"], heldout), ARRAYS, f"is about other drawings than {DRAWINGS}")
+    _require(
+        images.shape == (len(drawings), SIDE, SIDE), IMAGES, f"does not hold the {len(drawings)} drawings of {DRAWINGS}"
+    )
+    heldout_rows = np.flatnonzero(drawings["heldout"])
+    num_evaluated = settings.eval_samples_per_class
+    arrays = read_arrays(len(known), num_evaluated)
+    _require(np.array_equal(arrays["heldout_rows"], heldout_rows), ARRAYS, f"has other drawings than {DRAWINGS}")
 
-    def real(row: int) -> ReportDrawing:
-        place = int(np.searchsorted(heldout, row))
-        if place == len(heldout) or heldout[place] != row:
+    def real_drawing(row: int) -> ReportDrawing:
+        index = int(np.searchsorted(heldout_rows, row))
+        if index == len(heldout_rows) or heldout_rows[index] != row:
             return ReportDrawing(images[row])
-        return described("heldout", place, images[row], float(arrays["heldout_bits_per_dim"][place]))
+        return evaluated_drawing("heldout", index, images[row], float(arrays["heldout_bits_per_dim"][index]))
 
-    def described(whose: str, place: int, drawing: Images, bits: float = math.nan) -> ReportDrawing:
-        opinions = zip(arrays[f"{whose}_predicted"][place], arrays[f"{whose}_probability"][place], strict=True)
+    def evaluated_drawing(prefix: str, index: int, drawing: Images, bits: float = math.nan) -> ReportDrawing:
+        predictions = zip(arrays[f"{prefix}_predicted"][index], arrays[f"{prefix}_probability"][index], strict=True)
         return ReportDrawing(
-            drawing,
-            images[arrays[f"{whose}_nearest"][place]],
-            float(arrays[f"{whose}_distance"][place]),
-            tuple((names[named], float(probability)) for named, probability in opinions),
-            bits,
+            drawing=drawing,
+            nearest=images[arrays[f"{prefix}_nearest"][index]],
+            distance=float(arrays[f"{prefix}_distance"][index]),
+            predictions=tuple((names[class_index], float(probability)) for class_index, probability in predictions),
+            bits_per_dim=bits,
         )
 
-    classes, rows = [], []
-    for place, (label, name) in enumerate(known):
-        everything = choose_real(drawings, label, len(drawings))
-        _require(len(everything) > 0, DRAWINGS, f"holds no drawing of {name!r}")
-        chosen = everything[: min(COLUMNS, settings.samples_per_class)]
-        rows.append(everything.index[everything["heldout"]])
+    classes, heldout_rows_by_class = [], []
+    for class_index, (label, name) in enumerate(known):
+        of_class = choose_real(drawings, label, len(drawings))
+        _require(len(of_class) > 0, DRAWINGS, f"holds no drawing of {name!r}")
+        shown = of_class[: min(COLUMNS, settings.samples_per_class)]
+        heldout_rows_by_class.append(of_class.index[of_class["heldout"]])
         with _reading(ARRAYS):
             classes.append(
                 ClassReport(
-                    label,
-                    name,
-                    [real(row) for row in chosen.index],
-                    int((~chosen["heldout"]).sum()),
-                    [
-                        described("generated", place * measured + number, drawing)
-                        if number < measured
+                    label=label,
+                    name=name,
+                    real=[real_drawing(row) for row in shown.index],
+                    real_from_training=int((~shown["heldout"]).sum()),
+                    generated=[
+                        evaluated_drawing("generated", class_index * num_evaluated + number, drawing)
+                        if number < num_evaluated
                         else ReportDrawing(drawing)
                         for number, drawing in enumerate(
-                            generated[place, : min(MAX_GENERATED, settings.samples_per_class)]
+                            generated[class_index, : min(MAX_GENERATED, settings.samples_per_class)]
                         )
                     ],
-                    len(rows[-1]),
-                    by_class[place],
-                    arrays["pixel_bits"][place],
+                    heldout_drawings=len(heldout_rows_by_class[-1]),
+                    metrics=metrics_by_class[class_index],
+                    pixel_bits=arrays["pixel_bits"][class_index],
                 )
             )
-    questions = blind_review.questions(
-        [len(of_class) for of_class in rows],
+    questions = blind_review.make_questions(
+        [len(rows) for rows in heldout_rows_by_class],
         [generated.shape[1]] * len(known),
         settings.samples_per_class,
         settings.seed,
     )
-    asked = [
-        ReviewPair(q, names[q.place], images[rows[q.place][q.real]], generated[q.place, q.generated]) for q in questions
+    review_pairs = [
+        ReviewPair(
+            question=question,
+            name=names[question.class_index],
+            real=images[heldout_rows_by_class[question.class_index][question.real]],
+            generated=generated[question.class_index, question.generated],
+        )
+        for question in questions
     ]
     made_with = read_json(MADE_WITH)
     with _reading(MADE_WITH):
         made_with = {str(key): str(value) for key, value in made_with.items()}
-    found = file_hashes()
-    asked_hash = review_hash(next(digest for _, path, digest in found if path == SAMPLES.as_posix()), asked)
-    reviewed, others = blind_review.read(asked_hash, questions)
-    found += [("Review", path.as_posix(), files.sha256(path)) for path in blind_review.paths()]
+    hashes = file_hashes()
+    samples_hash = next(digest for _, path, digest in hashes if path == SAMPLES.as_posix())
+    hash_of_review = review_hash(samples_hash, review_pairs)
+    reviews, other_reviews = blind_review.read(hash_of_review, questions)
+    hashes += [("Review", path.as_posix(), files.sha256(path)) for path in blind_review.review_files()]
     return Report(
-        settings,
-        classes,
-        len(drawings) - len(heldout),
-        len(heldout),
-        in_all,
-        read_loss(LOSS),
-        read_confusion(names),
-        found,
-        made_with,
-        asked,
-        asked_hash,
-        reviewed,
-        others,
+        settings=settings,
+        classes=classes,
+        training_drawings=len(drawings) - len(heldout_rows),
+        heldout_drawings=len(heldout_rows),
+        metrics=metrics,
+        loss=read_loss(LOSS),
+        confusion=read_confusion(names),
+        hashes=hashes,
+        made_with=made_with,
+        review_pairs=review_pairs,
+        review_hash=hash_of_review,
+        reviews=reviews,
+        other_reviews=other_reviews,
     )

@@ -1,248 +1,258 @@
-/* What the page does beyond being read: sorting, looking closer, and the blind review. Nothing leaves the browser but a
-   file that the reader saves. */
+/* The page's interactive parts: sorting, the viewer of single drawings, and the blind review. The page sends nothing;
+   the only output is a file that the reader saves. */
 "use strict";
 
-const by = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 document.querySelectorAll(".needs-script").forEach((element) => { element.hidden = false; });
 document.querySelectorAll(".without-script").forEach((element) => { element.hidden = true; });
 
 /* --- Sorting --- */
 
-const classes = by("classes");
+const classes = byId("classes");
 const contents = document.querySelector(".contents ul");
 
-function sort() {
-  const select = by("sort");
-  const backwards = by("reverse").getAttribute("aria-pressed") === "true";
+function sortClasses() {
+  const select = byId("sort");
+  const reversed = byId("reverse").getAttribute("aria-pressed") === "true";
   const key = select.value.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
-  const compare = (one, other) => key === "name"
-    ? one.dataset.name.localeCompare(other.dataset.name, "en")
-    : Number(one.dataset[key]) - Number(other.dataset[key]);
-  const articles = [...classes.children].sort((one, other) => one.dataset.place - other.dataset.place).sort(compare);
-  if (backwards) articles.reverse();
-  const links = new Map([...contents.children].map((link) => [link.dataset.place, link]));
+  const compare = (a, b) => key === "name"
+    ? a.dataset.name.localeCompare(b.dataset.name, "en")
+    : Number(a.dataset[key]) - Number(b.dataset[key]);
+  const articles = [...classes.children].sort((a, b) => a.dataset.classIndex - b.dataset.classIndex).sort(compare);
+  if (reversed) articles.reverse();
+  const links = new Map([...contents.children].map((link) => [link.dataset.classIndex, link]));
   for (const article of articles) {
     classes.append(article);
-    contents.append(links.get(article.dataset.place));
+    contents.append(links.get(article.dataset.classIndex));
   }
-  by("sorted").textContent = `Sorted by ${select.selectedOptions[0].textContent}${backwards ? ", reversed" : ""}.`;
+  byId("sort-status").textContent = `Sorted by ${select.selectedOptions[0].textContent}${reversed ? ", reversed" : ""}.`;
 }
 
-by("sort").addEventListener("change", sort);
-by("reverse").addEventListener("click", () => {
-  by("reverse").setAttribute("aria-pressed", String(by("reverse").getAttribute("aria-pressed") !== "true"));
-  sort();
+byId("sort").addEventListener("change", sortClasses);
+byId("reverse").addEventListener("click", () => {
+  byId("reverse").setAttribute("aria-pressed", String(byId("reverse").getAttribute("aria-pressed") !== "true"));
+  sortClasses();
 });
 
-/* --- A strip is one stop of the Tab key; the arrows go along it --- */
+/* --- Keyboard: each strip is one tab stop, and the arrow keys move along it --- */
 
 const tilesOf = (strip) => [...strip.querySelectorAll(".tile")];
 
-function stopAt(tile) {
-  for (const other of tilesOf(tile.parentElement)) other.tabIndex = other === tile ? 0 : -1;
+function makeTabStop(tile) {
+  for (const sibling of tilesOf(tile.parentElement)) sibling.tabIndex = sibling === tile ? 0 : -1;
 }
 
-for (const strip of document.querySelectorAll(".strip:not(.film)")) {
-  stopAt(tilesOf(strip)[0]);
+for (const strip of document.querySelectorAll(".strip:not(.in-progress)")) {
+  makeTabStop(tilesOf(strip)[0]);
   strip.addEventListener("keydown", (event) => {
     const tiles = tilesOf(strip);
-    const place = tiles.indexOf(document.activeElement);
-    const next = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: tiles.length - 1 }[event.key];
+    const index = tiles.indexOf(document.activeElement);
+    const next = { ArrowLeft: index - 1, ArrowRight: index + 1, Home: 0, End: tiles.length - 1 }[event.key];
     if (next === undefined || !tiles[next]) return;
     event.preventDefault();
-    stopAt(tiles[next]);
+    makeTabStop(tiles[next]);
     tiles[next].focus();
   });
 }
 
-/* --- Looking closer --- */
+/* --- The viewer: one drawing enlarged --- */
 
-const closer = by("closer");
-let looked = null;
+const viewer = byId("viewer");
+let currentTile = null;
 
-function look(tile) {
-  looked = tile;
-  const { nearest, distance, judge, bits } = tile.dataset;
-  by("closer-title").textContent = tile.getAttribute("aria-label");
-  by("closer-drawing").src = tile.querySelector("img").src;
-  by("closer-what").textContent = bits ? `${bits} bits per dimension` : "The drawing";
-  by("closer-other").hidden = nearest === undefined;
+function openViewer(tile) {
+  currentTile = tile;
+  const { nearest, distance, predictions, bits } = tile.dataset;
+  byId("viewer-title").textContent = tile.getAttribute("aria-label");
+  byId("viewer-drawing").src = tile.querySelector("img").src;
+  byId("viewer-caption").textContent = bits ? `${bits} bits per dimension` : "The drawing";
+  byId("viewer-nearest-figure").hidden = nearest === undefined;
   if (nearest !== undefined) {
-    by("closer-nearest").src = nearest;
-    by("closer-distance").textContent = distance;
+    byId("viewer-nearest").src = nearest;
+    byId("viewer-distance").textContent = distance;
   }
-  by("closer-judge").textContent = judge === undefined ? "Not measured." : `The judge says: ${judge}.`;
+  byId("viewer-predictions").textContent =
+    predictions === undefined ? "Not evaluated." : `The judge predicts: ${predictions}.`;
   const tiles = [...classes.querySelectorAll(".tile")];
-  /* Not `disabled`, which would take the focus from the button, and with it the keys from the dialog. */
-  by("closer-before").setAttribute("aria-disabled", String(tile === tiles[0]));
-  by("closer-after").setAttribute("aria-disabled", String(tile === tiles[tiles.length - 1]));
-  if (!closer.open) closer.showModal();
+  /* Not `disabled`, which would move the focus out of the dialog, so that its keys stop working. */
+  byId("viewer-previous").setAttribute("aria-disabled", String(tile === tiles[0]));
+  byId("viewer-next").setAttribute("aria-disabled", String(tile === tiles[tiles.length - 1]));
+  if (!viewer.open) viewer.showModal();
 }
 
-function step(by) {
+function moveViewer(offset) {
   const tiles = [...classes.querySelectorAll(".tile")];
-  const tile = tiles[tiles.indexOf(looked) + by];
-  if (tile) look(tile);
+  const tile = tiles[tiles.indexOf(currentTile) + offset];
+  if (tile) openViewer(tile);
 }
 
 classes.addEventListener("click", (event) => {
   const tile = event.target.closest(".tile");
-  if (tile) look(tile);
+  if (tile) openViewer(tile);
 });
-closer.addEventListener("keydown", (event) => {
-  const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (move) step(move);
+viewer.addEventListener("keydown", (event) => {
+  const offset = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (offset) moveViewer(offset);
 });
-/* Not in the event "close": that one comes later, and would take the focus from a reader who has gone on. */
-function shut() {
-  closer.close();
-  stopAt(looked);
-  looked.focus();
+/* Not on the event "close", which comes later and could take the focus from an element that the reader has moved to. */
+function closeViewer() {
+  viewer.close();
+  makeTabStop(currentTile);
+  currentTile.focus();
 }
 
-closer.addEventListener("cancel", (event) => {
+viewer.addEventListener("cancel", (event) => {
   event.preventDefault();
-  shut();
+  closeViewer();
 });
-closer.addEventListener("click", (event) => { if (event.target === closer) shut(); });
-by("closer-before").addEventListener("click", () => step(-1));
-by("closer-after").addEventListener("click", () => step(1));
-by("closer-close").addEventListener("click", shut);
+viewer.addEventListener("click", (event) => { if (event.target === viewer) closeViewer(); });
+byId("viewer-previous").addEventListener("click", () => moveViewer(-1));
+byId("viewer-next").addEventListener("click", () => moveViewer(1));
+byId("viewer-close").addEventListener("click", closeViewer);
 
 /* --- Blind review --- */
 
-const { hash, questions } = JSON.parse(by("blind").textContent);
-const store = `review-${hash}`;
+const { hash, questions } = JSON.parse(byId("review-data").textContent);
+const storageKey = `review-${hash}`;
 const review = { mode: "pairs", reviewer: "", answers: { pairs: [], singles: [] } };
 let started = false;
 
-/* Those of the mode at hand; a reader who tries the other one keeps them. */
+/* The answers of the current mode. Each mode has its own, so that changing the mode loses none. */
 const answers = () => review.answers[review.mode];
 
-/* Browsers may refuse to keep anything for a page that is a file: then the review lasts as long as the page is open. */
-function keep() {
-  try { localStorage.setItem(store, JSON.stringify(review)); } catch { /* it is not kept */ }
+/* Browsers may refuse storage to a page that is a local file. The review then lasts until the page is closed. */
+function saveProgress() {
+  try { localStorage.setItem(storageKey, JSON.stringify(review)); } catch { /* no storage */ }
 }
 
-function restore() {
+function restoreProgress() {
   try {
-    const kept = JSON.parse(localStorage.getItem(store));
-    if (!["pairs", "singles"].includes(kept.mode)) return;
-    const whole = (said) => said.slice(0, questions.length).map(Boolean);
-    review.answers = { pairs: whole(kept.answers.pairs), singles: whole(kept.answers.singles) };
-    review.mode = kept.mode;
-    review.reviewer = String(kept.reviewer);
-  } catch { /* nothing is kept */ }
+    const saved = JSON.parse(localStorage.getItem(storageKey));
+    if (!["pairs", "singles"].includes(saved.mode)) return;
+    const validate = (savedAnswers) => savedAnswers.slice(0, questions.length).map(Boolean);
+    review.answers = { pairs: validate(saved.answers.pairs), singles: validate(saved.answers.singles) };
+    review.mode = saved.mode;
+    review.reviewer = String(saved.reviewer);
+  } catch { /* nothing saved, or no storage */ }
 }
 
-function show() {
-  const number = answers().length;
-  const done = number === questions.length;
-  by("review-form").hidden = started;
-  by("review-question").hidden = !started || done;
-  by("review-end").hidden = !started || !done;
+function showReview() {
+  const index = answers().length;
+  const finished = index === questions.length;
+  byId("review-form").hidden = started;
+  byId("review-question").hidden = !started || finished;
+  byId("review-end").hidden = !started || !finished;
   if (!started) {
     document.querySelector(`input[name="mode"][value="${review.mode}"]`).checked = true;
-    by("reviewer").value = review.reviewer;
-    by("review-start").textContent = !number ? "Start" : done ? "Show the score" : `Go on from question ${number + 1}`;
+    byId("reviewer").value = review.reviewer;
+    byId("review-start").textContent =
+      !index ? "Start" : finished ? "Show the score" : `Continue from question ${index + 1}`;
     return;
   }
-  if (done) {
-    by("review-score").textContent = verdict();
-    by("review-score").focus();
+  if (finished) {
+    byId("review-score").textContent = scoreText();
+    byId("review-score").focus();
     return;
   }
-  const { name, drawings, left, single } = questions[number];
+  const { name, drawings, leftIsGenerated, singleIsGenerated } = questions[index];
   const pairs = review.mode === "pairs";
-  by("review-asks").textContent = `Question ${number + 1} of ${questions.length}, ${name}: ` +
+  byId("review-prompt").textContent = `Question ${index + 1} of ${questions.length}, ${name}: ` +
     (pairs ? "which one is generated?" : "is this one generated?");
-  by("review-left").src = pairs ? drawings[0] : drawings[single === left ? 0 : 1];
-  by("review-right").hidden = !pairs;
-  by("review-right").src = drawings[1];
-  by("review-first").querySelector("span").textContent = pairs ? "← this one" : "← generated";
-  by("review-second").querySelector("span").textContent = pairs ? "this one →" : "not generated →";
+  byId("review-left").src = pairs ? drawings[0] : drawings[singleIsGenerated === leftIsGenerated ? 0 : 1];
+  byId("review-right").hidden = !pairs;
+  byId("review-right").src = drawings[1];
+  byId("review-first").querySelector("span").textContent = pairs ? "← this one" : "← generated";
+  byId("review-second").querySelector("span").textContent = pairs ? "this one →" : "not generated →";
   const focused = document.activeElement;
-  if (focused === document.body || !focused.checkVisibility()) by("review-first").focus({ preventScroll: true });
+  if (focused === document.body || !focused.checkVisibility()) byId("review-first").focus({ preventScroll: true });
 }
 
-/* By pairs an answer says whether the left one is generated, one by one whether the one shown is. */
-function answer(said) {
-  answers().push(said);
-  keep();
-  show();
+/* An answer is true if the reader takes the left drawing of a pair, or the single drawing, for generated. */
+function addAnswer(answer) {
+  answers().push(answer);
+  saveProgress();
+  showReview();
 }
 
-const truth = (question) => (review.mode === "pairs" ? question.left : question.single);
+const truth = (question) => (review.mode === "pairs" ? question.leftIsGenerated : question.singleIsGenerated);
 
 /* The 95% interval of a share (Wilson 1927). */
-function wilson(right, number) {
-  const z = 1.959964, share = right / number, wide = 1 + z * z / number;
-  const middle = (share + z * z / (2 * number)) / wide;
-  const reach = z * Math.sqrt(share * (1 - share) / number + z * z / (4 * number * number)) / wide;
-  return [middle - reach, middle + reach];
+function wilsonInterval(correct, number) {
+  const z = 1.959964, share = correct / number, scale = 1 + z * z / number;
+  const centre = (share + z * z / (2 * number)) / scale;
+  const margin = z * Math.sqrt(share * (1 - share) / number + z * z / (4 * number * number)) / scale;
+  return [centre - margin, centre + margin];
 }
 
-function verdict() {
-  const right = answers().filter((said, place) => said === truth(questions[place])).length;
+function scoreText() {
+  const correct = answers().filter((answer, index) => answer === truth(questions[index])).length;
   const number = questions.length;
-  const [low, high] = wilson(right, number);
+  const [low, high] = wilsonInterval(correct, number);
   const percent = (share) => `${Math.round(100 * share)}%`;
-  const chance = low > 0.5 ? "You tell them apart." : high < 0.5 ? "You take one for the other." : "That may be chance: you may not be able to tell them apart.";
-  return `You were right ${right} times of ${number}, ${percent(right / number)}; between ${percent(low)} and ${percent(high)} with 95% confidence, where guessing is 50%. ${chance}`;
+  const conclusion = low > 0.5 ? "You recognise generated drawings."
+    : high < 0.5 ? "You take generated drawings for real ones."
+    : "This may be chance: you may not be able to recognise generated drawings.";
+  return `You answered ${correct} of ${number} questions correctly, ${percent(correct / number)} ` +
+    `(95% interval ${percent(low)} to ${percent(high)}). Guessing gives 50%. ${conclusion}`;
 }
 
-function choose() {
+function readForm() {
   review.mode = document.querySelector('input[name="mode"]:checked').value;
-  review.reviewer = by("reviewer").value;
-  keep();
-  show();
+  review.reviewer = byId("reviewer").value;
+  saveProgress();
+  showReview();
 }
 
-by("review-form").addEventListener("input", choose);
-by("review-form").addEventListener("submit", (event) => {
+byId("review-form").addEventListener("input", readForm);
+byId("review-form").addEventListener("submit", (event) => {
   event.preventDefault();
   started = true;
-  choose();
+  readForm();
 });
-by("review-first").addEventListener("click", () => answer(true));
-by("review-second").addEventListener("click", () => answer(false));
-by("review-again").addEventListener("click", () => {
+byId("review-first").addEventListener("click", () => addAnswer(true));
+byId("review-second").addEventListener("click", () => addAnswer(false));
+byId("review-again").addEventListener("click", () => {
   review.answers[review.mode] = [];
-  stop();
+  stopReview();
 });
-by("review-save").addEventListener("click", () => {
+byId("review-save").addEventListener("click", () => {
   const { mode, reviewer } = review;
-  const saved = { questions: hash, mode, reviewer, answers: answers().map((said, place) => [place, said]) };
+  const file = { questions: hash, mode, reviewer, answers: answers().map((answer, index) => [index, answer]) };
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(saved, null, 1) + "\n"], { type: "application/json" }));
-  const who = reviewer.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").toLowerCase();
-  link.download = `${hash.slice(0, 8)}-${mode}${who ? `-${who}` : ""}.json`;
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(file, null, 1) + "\n"], { type: "application/json" }));
+  const suffix = reviewer.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").toLowerCase();
+  link.download = `${hash.slice(0, 8)}-${mode}${suffix ? `-${suffix}` : ""}.json`;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); /* some browsers read it well after the click */
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); /* some browsers read the file long after the click */
 });
 
-function back() {
+function removeLastAnswer() {
   answers().pop();
-  keep();
-  show();
+  saveProgress();
+  showReview();
 }
 
-function stop() {
+function stopReview() {
   started = false;
-  keep();
-  show();
-  by("review-start").focus();
+  saveProgress();
+  showReview();
+  byId("review-start").focus();
 }
 
 document.addEventListener("keydown", (event) => {
   const { key, target, repeat } = event;
-  if (by("review-question").hidden || closer.open || event.altKey || event.ctrlKey || event.metaKey) return;
-  if (target !== document.body && !by("review-part").contains(target)) return;
-  const act = { ArrowLeft: () => answer(true), ArrowRight: () => answer(false), Backspace: back, Escape: stop }[key];
-  /* A key that is held down answers once; Enter, which may have started the review, does not answer as well. */
-  if (act || (key === "Enter" && repeat)) event.preventDefault();
-  if (act && !repeat) act();
+  if (byId("review-question").hidden || viewer.open || event.altKey || event.ctrlKey || event.metaKey) return;
+  if (target !== document.body && !byId("review-section").contains(target)) return;
+  const action = {
+    ArrowLeft: () => addAnswer(true),
+    ArrowRight: () => addAnswer(false),
+    Backspace: removeLastAnswer,
+    Escape: stopReview,
+  }[key];
+  /* A key that is held down answers once. Enter may have started the review, and must not answer by repeating. */
+  if (action || (key === "Enter" && repeat)) event.preventDefault();
+  if (action && !repeat) action();
 });
 
-restore();
-show();
+restoreProgress();
+showReview();

@@ -1,4 +1,4 @@
-"""The sheets: PNG pictures of a class, its real drawings above its generated ones."""
+"""The sheets: one PNG image per class, with its real drawings above its generated ones."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ import numpy.typing as npt
 from stages.common.errors import one_line
 from stages.quickdraw import SIDE
 
-COLUMNS = 8  # drawings side by side
-SCALE = 10  # pixels of a sheet along each side of a drawing's pixel
-MAX_PIXELS = 50_000_000  # of a sheet to read; one of 20 drawings has 1.3 million, and a PNG header may claim any number
+COLUMNS = 8
+SCALE = 10  # each pixel of a drawing is SCALE × SCALE pixels of the sheet
+# The largest sheet to read. A sheet of 16 drawings has 1.3 million pixels; a PNG header can claim any number.
+MAX_PIXELS = 50_000_000
 
 Images = npt.NDArray[np.uint8]
 
 
 def sheet_name(label: int, name: str) -> str:
-    """A file name that is valid on every system, whatever the class is called: `309_The_Eiffel_Tower.png`."""
+    """A file name that is valid on every system for any class name, such as `309_The_Eiffel_Tower.png`."""
     return f"{label}_{re.sub('[^A-Za-z0-9-]', '_', name)}.png"
 
 
 def sheet(real: Images, generated: Images) -> Images:
-    """A row of real drawings above rows of generated ones: (height, width) uint8, no margins, 280 pixels a drawing.
+    """Tile a row of real drawings above rows of generated ones, without margins, each drawing 280 × 280 pixels.
 
-    It is as wide as the generated drawings, at most eight. Empty positions are black.
+    Args:
+      real: (M, 28, 28) uint8, at most as many as columns.
+      generated: (N, 28, 28) uint8.
+
+    Returns:
+      (height, width) uint8, with one column per generated drawing, at most COLUMNS. Empty positions are black.
     """
     columns = min(COLUMNS, len(generated))
     rows = 1 + math.ceil(len(generated) / columns)
@@ -39,14 +45,14 @@ def sheet(real: Images, generated: Images) -> Images:
 
 
 def read_sheet(png: bytes) -> tuple[list[Images], list[Images]]:
-    """The real and the generated drawings of a sheet, each (28, 28) uint8.
+    """Read the real and the generated drawings back from a sheet, each (28, 28) uint8.
 
     Raises:
-      ValueError: this is not a sheet.
+      ValueError: the bytes are not a sheet.
     """
     from PIL import Image
 
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # from the PNG header, not decoded yet
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))  # from the PNG header
     if width * height > MAX_PIXELS:
         raise ValueError(f"a sheet of {width} × {height} pixels")
     try:
@@ -58,6 +64,6 @@ def read_sheet(png: bytes) -> tuple[list[Images], list[Images]]:
         raise ValueError(f"a sheet of {pixels.shape} pixels")
     rows = pixels.reshape(pixels.shape[0] // SIDE, SIDE, -1, SIDE).swapaxes(1, 2)
     real, generated = list(rows[0]), [drawing for row in rows[1:] for drawing in row]
-    while len(real) > 1 and not real[-1].any():  # fewer real drawings than columns: the other positions are black
+    while len(real) > 1 and not real[-1].any():  # fewer real drawings than columns leave black positions
         real.pop()
     return real, generated

@@ -1,8 +1,9 @@
-"""`python -m pipeline compare`: experiments side by side, from what DVC keeps of them."""
+"""`python -m pipeline compare`: a page that compares experiments, from the outputs that DVC saved."""
 
 import io
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from stages.metrics import catalogue
 from stages.metrics.catalogue import METRICS
 from stages.params import Params
 from stages.reporting import html
-from stages.reporting.figures import Figure
+from stages.reporting.metric_values import MetricValue
 from stages.reporting.sheets import read_sheet
 from tests import fake_project
 from tests.conftest import opened, refused
@@ -35,7 +36,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 
 def sheet(columns: int, rows: int, seed: int = 0) -> tuple[Any, bytes]:
-    """Drawings (rows, columns, 28, 28), and the sheet of them."""
+    """Random drawings, (rows, columns, 28, 28), and their sheet as PNG."""
     drawings = np.random.default_rng(seed).integers(1, 256, (rows, columns, 28, 28), np.uint8)
     pixels = drawings.swapaxes(1, 2).reshape(rows * 28, columns * 28).repeat(10, 0).repeat(10, 1)
     png = io.BytesIO()
@@ -43,13 +44,13 @@ def sheet(columns: int, rows: int, seed: int = 0) -> tuple[Any, bytes]:
     return drawings, png.getvalue()
 
 
-def test_the_drawings_of_a_sheet_come_back_to_the_pixel() -> None:
+def test_reading_a_sheet_restores_every_pixel() -> None:
     drawings, png = sheet(3, 2)
     real, generated = read_sheet(png)
     np.testing.assert_array_equal([*real, *generated], drawings.reshape(6, 28, 28))
 
 
-def test_of_many_generated_drawings_the_first_eight_are_shown() -> None:
+def test_the_first_eight_generated_drawings_are_shown() -> None:
     drawings, png = sheet(8, 3)
     real, generated = module.shown_drawings(png)
     assert (len(real), len(generated)) == (8, 8)
@@ -68,13 +69,13 @@ def test_of_many_generated_drawings_the_first_eight_are_shown() -> None:
         (None, [2.0, 1.0], set()),
     ],
 )
-def test_the_best_is_marked(better: str | None, values: list[float | None], expected: set[int]) -> None:
-    assert module.best("", [None if value is None else Figure(value) for value in values], better) == expected
+def test_the_best_value_is_chosen(better: str | None, values: list[float | None], expected: set[int]) -> None:
+    assert module.best("", [None if value is None else MetricValue(value) for value in values], better) == expected
 
 
-def test_the_nearest_to_its_reference_is_the_best_of_what_should_be_alike() -> None:
-    found = [Figure(0.2, reference=0.25), Figure(0.26, reference=0.25), Figure(0.5, reference=0.5)]
-    assert module.best("ink", found, "alike") == {2}
+def test_the_closest_to_its_reference_is_the_best_if_alike_is_better() -> None:
+    values = [MetricValue(0.2, reference=0.25), MetricValue(0.26, reference=0.25), MetricValue(0.5, reference=0.5)]
+    assert module.best("ink", values, "alike") == {2}
 
 
 @pytest.mark.parametrize(
@@ -87,12 +88,12 @@ def test_the_nearest_to_its_reference_is_the_best_of_what_should_be_alike() -> N
         ("mmd", [0.1, -0.02, 0.0], {1, 2}),
     ],
 )
-def test_nothing_is_better_than_perfect(metric: str, values: list[float], expected: set[int]) -> None:
-    assert module.best(metric, [Figure(value) for value in values], "less") == expected
+def test_values_better_than_perfect_are_equally_good(metric: str, values: list[float], expected: set[int]) -> None:
+    assert module.best(metric, [MetricValue(value) for value in values], "less") == expected
 
 
 @pytest.mark.parametrize(
-    ("setting", "unmarked"),
+    ("setting", "incomparable"),
     [
         ("mirror", {"heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance"}),
         ("classes", {"heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance"}),
@@ -102,62 +103,106 @@ def test_nothing_is_better_than_perfect(metric: str, values: list[float], expect
         ("num_resnet", set()),
     ],
 )
-def test_what_is_measured_with_another_yardstick_is_not_held_against_it(setting: str, unmarked: set[str]) -> None:
-    measures = ("heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance")
+def test_a_setting_that_differs_makes_its_metrics_incomparable(setting: str, incomparable: set[str]) -> None:
+    metrics = ("heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance")
     assert {
-        measure for measure in measures if module.incomparable_settings(measure, {setting}) == [setting]
-    } == unmarked
+        metric for metric in metrics if module.incomparable_settings(metric, {setting}) == [setting]
+    } == incomparable
 
 
-def test_the_measures_by_a_judge_are_those_that_its_word_or_two_halves_are_the_reference_of() -> None:
-    by_judge = {key for key, measure in METRICS.items() if measure.reference in (catalogue.JUDGE, catalogue.HALVES)}
-    assert by_judge == module.BY_JUDGE
-    assert module.OF_SIZE < module.BY_JUDGE
-    assert {*module.DRAWINGS, *module.JUDGE, *module.SIZE} <= Params.model_fields.keys()
+def test_the_metrics_that_use_the_judge_are_those_of_the_catalogue() -> None:
+    judge_metrics = {key for key, metric in METRICS.items() if metric.reference in (catalogue.JUDGE, catalogue.HALVES)}
+    assert judge_metrics == module.JUDGE_METRICS
+    assert module.SIZE_METRICS < module.JUDGE_METRICS
+    settings = {*module.DRAWINGS_SETTINGS, *module.JUDGE_SETTINGS, *module.SIZE_SETTINGS}
+    assert settings <= Params.model_fields.keys()
 
 
 def test_only_settings_that_differ_are_listed() -> None:
-    def one(**settings: Any) -> ExperimentReport:
+    def report(**settings: Any) -> ExperimentReport:
         return ExperimentReport("", settings, {}, {}, {})
 
-    assert module.differing([one(a=1, b=[1, 2]), one(a=1, b=[1])]) == {"b": ["1, 2", "1"]}
-    assert module.differing([one(a=True), one()]) == {"a": ["true", "–"]}
+    assert module.differing_settings([report(a=1, b=[1, 2]), report(a=1, b=[1])]) == {"b": ["1, 2", "1"]}
+    assert module.differing_settings([report(a=True), report()]) == {"a": ["true", "–"]}
 
 
-def test_a_run_from_before_there_was_a_table_has_bare_figures() -> None:
-    class Old(Snapshot):
-        def __init__(self) -> None:
-            pass
+OLD_FILES = {  # of a run from before reports/metrics.csv, when metrics had other names
+    "params.yaml": "seed: 1\n",
+    "reports/metrics.json": json.dumps({
+        "heldout_bits_per_dim": 1.5, "fidelity": 0.5, "told_apart": 0.75, "heldout_drawings": 20,
+    }),
+    "reports/classes.csv": (
+        "label,name,heldout_drawings,heldout_bits_per_dim,fidelity,label_use\n"
+        "26,bee,20,1.5,0.5,0.9\n"
+    ),
+}  # fmt: skip
 
-        def read(self, path: str) -> bytes:
-            if path != "reports/metrics.json":
-                raise DvcError(path)
-            return b'{"heldout_bits_per_dim": 1.5, "heldout_drawings": 20}'
 
-    assert module.overall(Old()) == ({"heldout_bits_per_dim": Figure(1.5)}, {})
+class OldRun(Snapshot):
+    """The files of an old run."""
+
+    def __init__(self, root: Path, revision: str | None) -> None:
+        pass
+
+    def list(self, folder: str) -> list[str]:
+        return [f"{folder}/26_bee.png"]
+
+    def read(self, path: str) -> bytes:
+        if path == "reports/classes/26_bee.png":
+            return sheet(8, 2)[1]
+        if path not in OLD_FILES:
+            raise DvcError(path)
+        return OLD_FILES[path].encode()
+
+
+def test_an_old_run_without_metrics_csv_has_the_values_of_metrics_json() -> None:
+    values = {"heldout_bits_per_dim": 1.5, "fidelity": 0.5, "told_apart": 0.75}
+    expected = {key: MetricValue(value) for key, value in values.items()}
+    assert module.overall(OldRun(Path(), "old")) == (expected, {})
+
+
+def test_an_old_run_shows_a_dash_for_metrics_that_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.dvc, "Snapshot", OldRun)
+    old = module.read(Path(), "old")
+    assert old.classes["26"].metrics == {"heldout_bits_per_dim": MetricValue(1.5), "fidelity": MetricValue(0.5)}
+    page = module.page([old, experiment("new", 0, 0.75)])
+    assert values_by_metric(page) == {
+        "heldout bits per dim": ["1.500", "–"],
+        "fidelity": ["0.500", "–"],
+        "told apart": ["0.750", "–"],
+        "class accuracy": ["–", "0.750"],
+        "ink": ["–", "0.200"],
+    }
+
+
+def values_by_metric(page: str) -> dict[str, list[str]]:
+    """The values in each row of the table of metrics."""
+    table = page.partition('<table class="metrics">')[2].partition("</table>")[0]
+    rows = [re.findall(r"<(?:th|td)[^>]*>([^<]*[^< ])", row) for row in table.split("<tr>")[2:]]
+    return {name: values for name, *values in rows}
 
 
 def experiment(name: str, seed: int, class_accuracy: float, **settings: Any) -> ExperimentReport:
-    figures = {
-        "class_accuracy": Figure(class_accuracy, class_accuracy - 0.1, class_accuracy + 0.1),
-        "ink": Figure(0.2, reference=0.2),
+    metrics = {
+        "class_accuracy": MetricValue(class_accuracy, class_accuracy - 0.1, class_accuracy + 0.1),
+        "ink": MetricValue(0.2, reference=0.2),
     }
     real, generated = module.shown_drawings(sheet(8, 2, seed)[1])
-    classes = {"26": ClassDrawings("bee", real, generated, figures)} | (
+    classes = {"26": ClassDrawings("bee", real, generated, metrics)} | (
         {"345": ClassDrawings(HOSTILE, real, generated, {})} if seed else {}
     )
     return ExperimentReport(
-        name, {"seed": seed} | settings, figures, {"class_accuracy": "more", "ink": "alike"}, classes
+        name, {"seed": seed} | settings, metrics, {"class_accuracy": "more", "ink": "alike"}, classes
     )
 
 
-def test_figures_of_different_judges_are_not_marked(tmp_path: Path) -> None:
+def test_values_of_different_judges_are_not_marked(tmp_path: Path) -> None:
     page = module.page([experiment("a", 0, 0.5, judge_seed=0), experiment("b", 0, 0.75, judge_seed=1)])
     assert "<b>best</b>" not in page
-    assert page.count("not to be held against each other: judge_seed differs") == 1, "and ink can be"
+    assert page.count("not comparable: judge_seed differs") == 1, "ink does not depend on the judge"
     page = module.page([experiment("a", 0, 0.5, judge_seed=0), experiment("b", 1, 0.75, judge_seed=0)])
     assert page.count("<b>best</b>") == 1
-    assert "not to be held" not in page
+    assert "not comparable" not in page
 
 
 @pytest.mark.browser
@@ -168,14 +213,14 @@ def test_the_page_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == 390, "tables scroll, the page does not"
         intervals = (
-            page.locator(".figures small").filter(has_text=" to 0.").evaluate_all("all => all.map(x => x.offsetHeight)")
+            page.locator(".metrics small").filter(has_text=" to 0.").evaluate_all("all => all.map(x => x.offsetHeight)")
         )
-        assert intervals and max(intervals) < 30, "no number is broken over two lines"
+        assert intervals and max(intervals) < 30, "no interval is broken over two lines"
         assert page.locator(".best").all_inner_texts() == ["0.750 best\n0.650 to 0.850"]
         assert page.get_by_role("row", name="seed").get_by_role("cell").all_inner_texts() == ["0", "1"]
         assert page.get_by_role("rowheader", name=HOSTILE).is_visible()
-        assert page.get_by_text("not learnt").count() == 1
-        assert page.get_by_text("beside other real drawings than these").count() == 1
+        assert page.get_by_text("not among its classes").count() == 1
+        assert page.get_by_text("compared with other real drawings").count() == 1
         images = page.locator("img")
         assert images.count() == 8 * (1 + 2) + 8 * (1 + 1)
         assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth === 28)")
@@ -183,12 +228,12 @@ def test_the_page_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
 
 @pytest.mark.browser
 def test_the_policy_refuses_an_injected_script(browser: "Browser", tmp_path: Path) -> None:
-    said = refused(browser, module.page([experiment("first", 0, 0.5), experiment(HOSTILE, 1, 0.75)]), tmp_path)
-    assert "script" in said
-    assert "img-src" in said
+    messages = refused(browser, module.page([experiment("first", 0, 0.5), experiment(HOSTILE, 1, 0.75)]), tmp_path)
+    assert "script" in messages
+    assert "img-src" in messages
 
 
-# A stage that takes no time, and leaves what the report and evaluate leave.
+# A quick stage that writes what evaluate and report write.
 STAGE = """
     import json, pathlib, sys
     import numpy as np
@@ -200,15 +245,16 @@ STAGE = """
     ink = np.random.default_rng(seed).integers(0, 256, (56, 56), np.uint8).repeat(10, 0).repeat(10, 1)
     Image.fromarray(ink).save("reports/classes/26_bee.png")
     pathlib.Path("reports/metrics.json").write_text(json.dumps({"class_accuracy": 0.25 + seed / 4}))
-    table = f"metric,label,name,value,low,high,reference,better\\nfidelity,,,{0.25 + seed / 4},0.2,0.8,0.9,more\\n"
-    pathlib.Path("reports/metrics.csv").write_text(table)
+    header = "metric,label,name,value,low,high,reference,better\\n"
+    row = f"class_accuracy,,,{0.25 + seed / 4},0.2,0.8,0.9,more\\n"
+    pathlib.Path("reports/metrics.csv").write_text(header + row)
     pathlib.Path("reports/classes.csv").write_text(f"label,name,class_accuracy\\n26,bee,{0.25 + seed / 4}\\n")
     """
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with one run of seed 0, and an experiment `second` of seed 1."""
+    """A repository with a run of seed 0, and an experiment `second` of seed 1."""
     monkeypatch.chdir(tmp_path)
     outs = [f"reports/{name}" for name in ("classes", "metrics.json", "metrics.csv", "classes.csv")]
     stage = {"cmd": f"{sys.executable} stage.py", "params": ["seed"], "outs": outs}
@@ -229,7 +275,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_experiments_and_revisions_without_computing(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experiments_and_revisions_are_compared_without_running_stages(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (repository / "stage.py").write_text("raise SystemExit('computed again')")
     assert main(["compare"]) == 0
     assert capsys.readouterr().out == (
@@ -240,7 +288,7 @@ def test_experiments_and_revisions_without_computing(repository: Path, capsys: p
     assert '<th scope="row"><code>seed</code></th><td>0</td><td>1</td>' in page
     assert '<td class="best">0.500 <b>best</b>' in page
     first = module.read(repository, "HEAD").classes["26"]
-    assert first.figures == {"class_accuracy": Figure(0.25)}
+    assert first.metrics == {"class_accuracy": MetricValue(0.25)}
     assert first.generated != module.read(repository, "second").classes["26"].generated
 
     capsys.readouterr()
@@ -249,4 +297,4 @@ def test_experiments_and_revisions_without_computing(repository: Path, capsys: p
     shutil.rmtree(repository / ".dvc" / "cache")
     with pytest.raises(DvcError, match=r"second has no reports/.*, or it is not in DVC's cache: .*dvc exp pull"):
         module.read(repository, "second")
-    assert (repository / "reports/compare.html").read_text() == page, "what was there stays"
+    assert (repository / "reports/compare.html").read_text() == page, "the page is unchanged"

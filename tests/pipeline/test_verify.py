@@ -30,7 +30,7 @@ def workspace(full_run: Params, tmp_path_factory: pytest.TempPathFactory) -> tup
     test_report.write_inputs(root, settings, test_report.LABELS, test_report.drawings)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        review = {"questions": inputs.read(settings).asked_hash, "reviewer": "", "mode": blind_review.PAIRS}
+        review = {"questions": inputs.read(settings).review_hash, "reviewer": "", "mode": blind_review.PAIRS}
         (root / REVIEW).write_text(json.dumps(review | {"answers": [[0, True]]}))
         (root / UNRELATED_REVIEW).write_text(json.dumps(review | {"questions": ""}))
         report.main(settings)

@@ -1,4 +1,4 @@
-"""The stage evaluate: what it asks the model and the judge, and what it writes of it."""
+"""The stage evaluate: likelihoods, the choice of drawings, and the tables."""
 
 import math
 
@@ -16,7 +16,7 @@ from tests.stages import models
 
 
 def drawings(number: int) -> Drawings:
-    """Noise in the corner, of all three classes."""
+    """Drawings of all three classes with noise in the top left corner."""
     random = np.random.default_rng(number)
     images = np.zeros((number, 28, 28, 1), np.uint8)
     images[:, :6, :6] = random.integers(0, 256, (number, 6, 6, 1))
@@ -24,7 +24,7 @@ def drawings(number: int) -> Drawings:
     return Drawings(images, labels, np.array(["?"] * number, object), np.ones(number, bool))
 
 
-def test_bits_by_pixel_are_those_of_training() -> None:
+def test_bits_by_pixel_match_the_training_loss() -> None:
     trained = models.tiny()
     data = drawings(stage.BATCH_SIZE + 3)
     bits = stage.bits_by_pixel(trained, data)
@@ -35,30 +35,30 @@ def test_bits_by_pixel_are_those_of_training() -> None:
 
 
 @pytest.mark.parametrize("conditioning", ["one_hot", "label"])
-def test_a_label_is_used_where_its_own_is_the_likeliest(conditioning: str) -> None:
+def test_own_label_is_likeliest_matches_scoring_every_label(conditioning: str) -> None:
     trained = models.tiny(conditioning)
-    # An untrained network hears its condition faintly.
+    # An untrained network barely depends on the condition.
     weights = {name: 30 * value if "condition" in name else value for name, value in trained.weights.items()}
     trained = Model(trained.config, trained.classes, conditioning, weights)
     data = drawings(9)
     bits = []
     for known in trained.classes:
-        as_if = Drawings(data.images, np.full_like(data.labels, known.label), data.names, data.heldout)
-        bits.append(stage.bits_by_pixel(trained, as_if))
+        relabelled = Drawings(data.images, np.full_like(data.labels, known.label), data.names, data.heldout)
+        bits.append(stage.bits_by_pixel(trained, relabelled))
     likeliest = np.array([known.label for known in trained.classes])[np.mean(bits, axis=(2, 3)).argmin(axis=0)]
-    used = stage.own_label_is_likeliest(trained, data)
-    assert used.tolist() == (likeliest == data.labels).tolist()
+    correct = stage.own_label_is_likeliest(trained, data)
+    assert correct.tolist() == (likeliest == data.labels).tolist()
 
 
-def test_drawings_are_spread_over_the_classes() -> None:
+def test_the_first_drawings_of_each_class_are_chosen() -> None:
     labels = np.array([5] * 10 + [3] * 2 + [9] * 10, np.int16)
     chosen = subsets.first_of_each_class(labels, 8)
     assert np.flatnonzero(chosen).tolist() == [0, 1, 2, 10, 11, 12, 13, 14]
     assert subsets.first_of_each_class(labels, 100).all()
-    assert np.flatnonzero(subsets.first_of_each_class(labels, 2)).tolist() == [0, 10, 12]  # no class is left out
+    assert np.flatnonzero(subsets.first_of_each_class(labels, 2)).tolist() == [0, 10, 12]  # at least one per class
 
 
-def test_drawings_are_chosen_in_the_proportion_of_others() -> None:
+def test_drawings_are_chosen_with_the_class_proportions_of_others() -> None:
     labels = np.array([3, 5] * 100, np.int16)
     others = np.array([5] * 30 + [3] * 10, np.int16)
     chosen = np.flatnonzero(subsets.in_proportion(labels, others, 40))
@@ -82,12 +82,12 @@ ROWS = [
 ]
 
 
-def test_the_metrics_are_few_and_all_of_them_numbers() -> None:
+def test_the_summary_leaves_out_undefined_values_and_edges() -> None:
     expected = {"class_accuracy": 0.45, "judge_accuracy": 0.85, "classes_named": 1, "heldout_drawings": 7}
     assert stage.summarise(ROWS, 7) == expected
 
 
-def test_the_tables_have_what_could_be_measured() -> None:
+def test_undefined_values_are_empty_in_the_tables() -> None:
     lines = stage.metric_rows(ROWS, models.CLASSES)
     assert lines[0] == ["class_accuracy", "", "", "0.45", "0.35", "0.55", "0.85", "more"]
     assert lines[1] == ["class_accuracy", 26, "bee", "0.5", "0.4", "0.6", "0.9", "more"]
