@@ -1,4 +1,4 @@
-"""Measure the model: its likelihood of real drawings, and its generated drawings against held-out ones.
+"""Measure the likelihood of real drawings, and compare generated drawings with held-out ones.
 
 reads    data/filter/, data/train/, data/sample/, data/judge/
 writes   reports/metrics.json    the metrics over all classes

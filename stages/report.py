@@ -1,4 +1,4 @@
-"""Write the report: a page with real and generated drawings, metrics and a blind review, and a sheet for each class.
+"""Write the HTML report and the sheets of real and generated drawings.
 
 reads    all settings, which the page shows
          data/extract/index.parquet and the weights, of which the page shows the hashes

@@ -27,11 +27,11 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow, torture or prefect as well")
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, robustness or prefect as well")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in ("slow", "torture", "prefect"):
+    for marker in ("slow", "robustness", "prefect"):
         if item.get_closest_marker(marker) and not item.config.getoption("--slow"):
             pytest.skip(f"{marker}: runs with --slow")
     if item.get_closest_marker("gpu") and not _has_gpu():

@@ -1,6 +1,6 @@
 """Fuzz tests of every parser of external input: it reads the input, or rejects it with a one-line error.
 
-The environment variable `FUZZ` is the number of cases for each test marked `torture`, for example `FUZZ=1000000`.
+The environment variable `FUZZ` is the number of cases for each test marked `robustness`, for example `FUZZ=1000000`.
 """
 
 import io
@@ -291,7 +291,7 @@ def test_a_parser_reads_or_rejects_in_one_line(tmp_path: Path, name: str) -> Non
     fuzz(parser, 1000 if parser.fast else 60)
 
 
-@pytest.mark.torture
+@pytest.mark.robustness
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_parser_reads_or_rejects_many_cases(tmp_path: Path, name: str) -> None:
@@ -360,7 +360,7 @@ def any_value(rng: random.Random, depth: int = 0) -> Any:
             return rng.sample(["bee", "sun", "tree", "bycicle", "my dog", "/x"], 3)
 
 
-@pytest.mark.torture
+@pytest.mark.robustness
 @pytest.mark.timeout(0)
 def test_many_values_are_accepted_or_rejected_in_one_line() -> None:
     @hypothesis_settings(max_examples=max(CASES // BATCH_SIZE, 1), deadline=None, database=None)

@@ -92,6 +92,15 @@ def test_what_is_linked_or_named_is_there(text: str) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_a_stage_has_one_description() -> None:
+    """In dvc.yaml, in the first line of its docstring, and in the README."""
+    rows = dict(re.findall(r"^\| (\w+) \| (.+?) \| `(?:data|reports)/", README, re.MULTILINE))
+    for name, stage in YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"].items():
+        first_line = (ROOT / "stages" / f"{name}.py").read_text(encoding="utf-8").partition("\n")[0]
+        assert first_line == f'"""{stage["desc"]}.'
+        assert rows[name] == stage["desc"]
+
+
 def test_the_profiles_are_all_described() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == settings.profiles().keys()
 

@@ -18,7 +18,7 @@ from tests import fake_project
 from tests.full_disk import fill, tmpfs
 from tests.settings import FULL, ROOT
 
-pytestmark = pytest.mark.torture
+pytestmark = pytest.mark.robustness
 
 TIMEOUT = 300  # seconds
 

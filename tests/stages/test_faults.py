@@ -24,7 +24,7 @@ from tests.stages import tiny_run
 from tests.stages.drawings import make_mirror, noise
 from tests.stages.quickdraw.test_tfds import prepare
 
-pytestmark = pytest.mark.torture
+pytestmark = pytest.mark.robustness
 
 OUTPUTS = {
     "extract": ["data/extract/index.parquet"],

@@ -17,7 +17,7 @@ from stages import params
 from stages.common import files
 from tests.settings import ROOT, write
 
-pytestmark = pytest.mark.torture
+pytestmark = pytest.mark.robustness
 
 STAGES = ["extract", "filter", "train", "sample", "judge", "evaluate", "report"]
 WITH_CHECKPOINTS = ("train", "sample")

@@ -16,7 +16,7 @@ from tests.settings import ROOT, write
 from tests.stages.drawings import make_mirror
 from tests.stages.quickdraw.server import Server
 
-pytestmark = pytest.mark.torture
+pytestmark = pytest.mark.robustness
 
 COUNTS = {"bee": 5000, "sea turtle": 4000, "tree": 6000, "zorro": 1000}
 KILLS = 20
