@@ -463,10 +463,10 @@ def test_an_answer_with_false_headers(folder: Path, change: Callable[[Answer], N
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("http://[x", "redirected to what is no address"),
-        ("//[", "redirected to what is no address"),
-        ("http://127.0.0.1:99999999/x", "redirected to what is no address"),
-        ("http://127.0.0.1:abc/", "redirected to what is no address"),
+        ("http://[x", "redirected to an invalid address"),
+        ("//[", "redirected to an invalid address"),
+        ("http://127.0.0.1:99999999/x", "redirected to an invalid address"),
+        ("http://127.0.0.1:abc/", "redirected to an invalid address"),
         ("http://a..b/", "redirected to a..b: .* not the name of a host"),
     ],
 )

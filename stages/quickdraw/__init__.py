@@ -1,4 +1,4 @@
-"""Quick, Draw!: which drawings are the first N, where their pixels come from, and doodles where there are none."""
+"""Quick, Draw! data: which drawings a run uses, where their pixels are read, and stand-in drawings (doodles)."""
 
 SIDE = 28  # pixels along each side of a drawing
 IMAGE_SHAPE = (SIDE, SIDE, 1)

@@ -1,6 +1,7 @@
-"""Files of another machine, read by ranges or as a whole, with every answer checked before it is believed.
+"""The interface to a server that holds one `<class>.npy` file per class, read by ranges or as a whole.
 
-An origin answers, raises `Unanswered` where another try may help, or raises `StageError`.
+Every response is checked before it is used. A request returns its result, raises `RetryableError` if another attempt
+may succeed, or raises `StageError`.
 """
 
 from __future__ import annotations
@@ -12,29 +13,36 @@ from typing import NamedTuple
 from stages.common.errors import StageError, one_line
 from stages.quickdraw.retry import RetryPolicy
 
-CONNECTIONS = 64  # at once: with answers 20 ms away, 3,000 a second, near what one core of this machine can ask
-BLOCK = 1 << 20  # bytes of a stream at a time
+MAX_CONNECTIONS = 64  # at a latency of 20 ms, 3,000 requests a second: nearly the most that one core can send
+BLOCK_BYTES = 1 << 20  # the size of a block of a stream
 
 
 class AccessDenied(StageError):
-    """The server knows who asks, or that it does not know, and says no; some say so of what is not there."""
+    """The server refuses the request. Some stores also answer this way for a file that does not exist."""
 
 
 class FileHead(NamedTuple):
-    """What a file's server says of it, and how the file begins."""
+    """The first bytes of a file, and what its server reports about it.
 
-    size: int  # bytes
-    version: str  # what changes when the file does; empty where the server does not say
-    ranges: bool  # whether a part can be asked for
-    content: bytes  # the first `npy.LONGEST_HEADER` bytes, or all of them
+    Attributes:
+      size: of the whole file, in bytes.
+      version: changes when the file changes; empty if the server reports none.
+      accepts_ranges: whether the server can send a part of the file.
+      content: the first `npy_header.MAX_HEADER_BYTES` bytes, or the whole file if it is shorter.
+    """
+
+    size: int
+    version: str
+    accepts_ranges: bool
+    content: bytes
 
 
 class FileServer(ABC):
-    """Files at an address, in use within `async with`."""
+    """The files at an address. An instance is used within `async with`."""
 
-    def __init__(self, address: str, patience: RetryPolicy) -> None:
+    def __init__(self, address: str, retry_policy: RetryPolicy) -> None:
         self.address = address.rstrip("/")
-        self.patience = patience
+        self.retry_policy = retry_policy
 
     async def __aenter__(self) -> FileServer:
         return self
@@ -43,26 +51,29 @@ class FileServer(ABC):
         return None
 
     @abstractmethod
-    def shown(self, name: str) -> str:
-        """The address of a class's file as a person may see it: without what lets one in."""
+    def display_url(self, name: str) -> str:
+        """The URL of a class's file without credentials, for messages."""
 
     @abstractmethod
     async def names(self) -> list[str]:
-        """The names of the `.npy` files there, less the ending; none where the origin has no list."""
+        """The names of the `.npy` files without the suffix; empty if the server lists no files."""
 
     @abstractmethod
-    async def start(self, name: str) -> FileHead | None:
-        """The beginning of a class's file, or None where there is no such file."""
+    async def read_head(self, name: str) -> FileHead | None:
+        """The head of a class's file, or None if the file does not exist."""
 
     @abstractmethod
-    async def read(self, name: str, start: int, stop: int, of: FileHead) -> bytes:
-        """The bytes of a class's file from `start` to `stop`, in number and from the file that `of` began."""
+    async def read(self, name: str, start: int, stop: int, head: FileHead) -> bytes:
+        """Read the bytes `start` to `stop` (exclusive) of a class's file.
+
+        The result has exactly that length, and comes from the version of the file that `head` describes.
+        """
 
     @abstractmethod
-    def stream(self, name: str, start: int, of: FileHead) -> AsyncGenerator[bytes, None]:
-        """The bytes of a class's file from `start` to its end, in blocks."""
+    def stream(self, name: str, start: int, head: FileHead) -> AsyncGenerator[bytes, None]:
+        """Read a class's file from byte `start` to its end, in blocks."""
 
 
 def describe_error(error: object) -> str:
-    """An error in one line."""
+    """The message of an error in one line, or the name of its type if it has none."""
     return one_line(error, 200) or type(error).__name__

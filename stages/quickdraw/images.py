@@ -1,4 +1,4 @@
-"""Drawings written as one array of images, a block at a time."""
+"""Writes drawings as one array of images, block by block, and reads such an array."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from stages.quickdraw.mirrors import Pixels
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 32_768  # drawings, 26 MB: twice that is all that is held of the pixels
+BLOCK = 32_768  # drawings, 26 MB; at most two blocks of pixels are in memory
 
 
 class Source(Protocol):
-    """What can hand out the pixels of drawings, told by position, label, name and row."""
+    """Provides the pixels of drawings, which are given by position, label, name and row."""
 
     def prepare(self, drawings: pd.DataFrame) -> None:
-        """Bring drawings to this machine, those that are not there yet."""
+        """Fetch the drawings that are not on this machine yet."""
 
     def pixels(self, drawings: pd.DataFrame) -> Pixels:
         """The pixels `(len(drawings), 784)` of drawings, in their order."""
@@ -42,20 +42,20 @@ def write(path: Path, drawings: pd.DataFrame, source: Source) -> None:
 
 
 class Prefetched:
-    """Images that `write` wrote of the first drawings, all of them."""
+    """The images of all drawings of an index, as `write` stored them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def prepare(self, drawings: pd.DataFrame) -> None:
-        """They are there."""
+        """Do nothing: the images are on this machine."""
 
     def pixels(self, drawings: pd.DataFrame) -> Pixels:
-        """By position."""
+        """The pixels `(len(drawings), 784)` of drawings, found by `position`."""
         positions = drawings["position"].to_numpy()
         try:
             if positions.min(initial=0) < 0:
-                raise IndexError(f"position {positions.min()} is wanted")
+                raise IndexError(f"position {positions.min()} is negative")
             images = tables.open_memmap(self.path)
             if images.shape[1:] != IMAGE_SHAPE:
                 raise ValueError(f"it holds an array of shape {one_line(images.shape)}")

@@ -1,6 +1,6 @@
-"""The 345 classes of Quick, Draw!, as TensorFlow Datasets numbers them, and what the public bucket holds of each.
+"""The 345 classes of Quick, Draw!: their labels in TensorFlow Datasets, and their files in the public bucket.
 
-Both lists ship inside the tensorflow-datasets wheel. They are read as files: importing that package imports
+Both lists are part of the tensorflow-datasets package. They are read as files, because importing that package imports
 TensorFlow, which takes seconds.
 """
 
@@ -12,20 +12,20 @@ from typing import NamedTuple
 
 from stages.common.errors import StageError, one_line
 
-DOODLES = "doodles"  # the source that the project draws itself
+DOODLES = "doodles"  # the mirror of drawings that the project generates itself
 BUCKET = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 
 
 class PublishedFile(NamedTuple):
-    """What a class's file in the public bucket is, according to the dataset's checksums."""
+    """The size in bytes and the SHA-256 of a class's file in the public bucket."""
 
-    size: int  # bytes
+    size: int
     sha256: str
 
 
 @functools.cache
 def labels() -> tuple[str, ...]:
-    """The class names in the order of their labels, 0 to 344: a name's label is its line number in labels.txt."""
+    """The class names in the order of their labels, 0 to 344, which is the order of the lines of labels.txt."""
     return tuple((_folder() / "labels.txt").read_text(encoding="utf-8").splitlines())
 
 
@@ -40,31 +40,31 @@ def published() -> dict[str, PublishedFile]:
 
 
 def numbered(classes: Iterable[str]) -> dict[str, int]:
-    """The label of each of a mirror's classes, in ascending order.
+    """The label of each of a mirror's classes, in ascending order of the labels.
 
-    A published name has its published label. Other names (a person's own drawings) are numbered from 345 on, in
+    A published class has its published label. Other classes (a user's own drawings) are numbered from 345 in
     alphabetical order.
     """
-    present = set(classes)
-    known = {name: label for label, name in enumerate(labels()) if name in present}
-    own = sorted(present - known.keys())
-    return known | {name: len(labels()) + place for place, name in enumerate(own)}
+    names = set(classes)
+    published_labels = {name: label for label, name in enumerate(labels()) if name in names}
+    other_names = sorted(names - published_labels.keys())
+    return published_labels | {name: label for label, name in enumerate(other_names, len(labels()))}
 
 
 def check_name(name: str) -> str:
-    """`name`, where it can be that of a class: of one file on any machine, and of one line of text.
+    """Return `name` if it can name a class: it must be one line of text, and a valid file name on any system.
 
     Raises:
-      ValueError: it cannot.
+      ValueError: it cannot name a class.
     """
     printable = name.isprintable() and name == name.strip()
     if not name or not printable or name.startswith(".") or set(name) & set('/\\:*?"<>|') or len(name.encode()) > 200:
-        raise ValueError(f"{one_line(repr(name))} cannot be the name of a class, which is also that of a file")
+        raise ValueError(f"{one_line(repr(name))} cannot be the name of a class, which must be a valid file name")
     return name
 
 
 def _folder() -> Path:
     package = importlib.util.find_spec("tensorflow_datasets")
     if package is None or not package.submodule_search_locations:
-        raise StageError("tensorflow-datasets is not installed, and the class names come with it: pip install -e .")
+        raise StageError("tensorflow-datasets, which contains the class names, is not installed: run pip install -e .")
     return Path(package.submodule_search_locations[0], "datasets", "quickdraw_bitmap")

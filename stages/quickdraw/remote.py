@@ -1,7 +1,7 @@
-"""A mirror on another machine: the rows that are wanted are fetched once, and kept for all runs of this machine.
+"""A mirror on another machine. Requested rows are fetched once and cached for all runs on this machine.
 
-There are two ways to the rows of a class. One asks for each of them, 784 bytes at a time and many at once; the other
-reads the whole file and keeps those that are wanted. Which one costs less depends on how many are wanted.
+The rows of a class are fetched in one of two ways: by range requests of 784 bytes a row, many at a time, or by reading
+the whole file and saving the requested rows. Which is faster depends on how many rows are requested.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stages.common.errors import StageError
 from stages.common.progress import progress
 from stages.common.urls import without_secrets
 from stages.quickdraw import npy_header, row_cache
-from stages.quickdraw.file_server import CONNECTIONS, AccessDenied, FileHead, FileServer
+from stages.quickdraw.file_server import MAX_CONNECTIONS, AccessDenied, FileHead, FileServer
 from stages.quickdraw.fsspec_store import FsspecStore
 from stages.quickdraw.http import HttpServer
 from stages.quickdraw.labels import BUCKET, PublishedFile, check_name, labels, numbered, published
@@ -32,232 +32,251 @@ from stages.quickdraw.mirrors import Mirror, Pixels, Rows, check_rows
 from stages.quickdraw.retry import Retrier, RetryableError, RetryPolicy, with_deadline
 
 BUCKETS = (BUCKET, "gs://quickdraw_dataset/full/numpy_bitmap")
-BUCKET_HEADER = 80  # bytes of each of its files; every file that is opened shows whether that holds
+BUCKET_HEADER_BYTES = 80  # of each file of the bucket; checked when a file is opened
 
-# What the two ways cost. A request's answer is some 50 ms away, and CONNECTIONS of them are under way at once; a whole
-# file comes through a line of 160 Mbit/s. So ranges are worth it for up to some 7,000 rows of a file of the
-# bucket's, a twentieth of it. Both numbers are guesses at a home or an office; on a faster line both ways take seconds.
-REQUEST_SECONDS = 0.05 / CONNECTIONS
+# The estimated costs of the two ways. A response takes about 50 ms, with MAX_CONNECTIONS requests in parallel; a whole
+# file arrives at 160 Mbit/s. So ranges are faster for up to about 7,000 rows of a file of the bucket, a twentieth of
+# it. Both numbers are guesses for a home or an office; on a faster line both ways take seconds.
+REQUEST_SECONDS = 0.05 / MAX_CONNECTIONS
 BYTES_PER_SECOND = 20e6
-MERGE_GAP_ROWS = 2  # a gap of one row, 784 bytes, costs less than the headers of another request and its answer
+MERGE_GAP_ROWS = 2  # to read a gap of one row (784 bytes) costs less than the headers of another request
 
-MAX_ROWS_PER_REQUEST = 1024  # of a request
+MAX_ROWS_PER_REQUEST = 1024
 CONCURRENT_CLASSES = 4
-SAVE_EVERY_SECONDS = 1.0  # seconds of work that a kill may cost
-PROGRESS_BYTES = 1 << 20  # bytes of a stream after which a broken connection counts as progress
+SAVE_EVERY_SECONDS = 1.0  # at most this much work is lost if the run is killed
+PROGRESS_BYTES = 1 << 20  # a stream that breaks after this many bytes made progress, and is not a failed attempt
 
 
 class Remote(Mirror):
     """The mirror at a URL.
 
     Args:
-      address: `https://…`, `gs://…` or whatever fsspec reads; `<address>/<class>.npy` are the files.
-      patience: the bounds on waiting and trying again.
-      known: the size and the checksum of each file, where they are known without asking; such a mirror is not asked
-        what it holds, and a file that turns out to be another one is refused.
+      address: `https://…`, `gs://…` or any other URL that fsspec reads; the files are `<address>/<class>.npy`.
+      retry_policy: the limits on retries and waits; default: `RetryPolicy()`.
+      published_files: the size and the checksum of each file, if they are known in advance; default: those of the
+        public bucket for its address, else None. With them the drawings are counted without a request, and a file that
+        differs is refused.
     """
 
     def __init__(
-        self, address: str, patience: RetryPolicy | None = None, known: Mapping[str, PublishedFile] | None = None
+        self,
+        address: str,
+        retry_policy: RetryPolicy | None = None,
+        published_files: Mapping[str, PublishedFile] | None = None,
     ) -> None:
         self.address = address.rstrip("/")
-        self.patience = patience or RetryPolicy()
-        self.known = known if known is not None else published() if self.address in BUCKETS else None
-        self._files: dict[str, row_cache.RowFile] = {}
-        self._folder = row_cache.folder(without_secrets(self.address))
+        self.retry_policy = retry_policy or RetryPolicy()
+        if published_files is None and self.address in BUCKETS:
+            published_files = published()
+        self.published_files = published_files
+        self._row_files: dict[str, row_cache.RowFile] = {}
+        self._cache_folder = row_cache.folder(without_secrets(self.address))
 
     def counts(self) -> dict[str, int]:
-        """As published, else as told by the beginning of each file."""
-        if self.known is not None:
-            counts = {name: (file.size - BUCKET_HEADER) // npy_header.PIXELS for name, file in self.known.items()}
+        """The number of drawings of each class: from the published sizes if known, else from each file's header."""
+        if self.published_files is not None:
+            counts = {
+                name: (file.size - BUCKET_HEADER_BYTES) // npy_header.PIXELS
+                for name, file in self.published_files.items()
+            }
         else:
-            counts = asyncio.run(self._ask_counts())
+            counts = asyncio.run(self._fetch_counts())
         return {name: counts[name] for name in numbered(counts)}
 
-    def fetch(self, wanted: Mapping[str, Rows]) -> None:
-        """Bring rows of classes to this machine's cache, those that are not there."""
-        kept = {name: self.kept(name) for name in wanted}
-        if not all(keep and not keep.missing(wanted[name]).size for name, keep in kept.items()):
-            asyncio.run(self._fetch(wanted))
+    def fetch(self, requested: Mapping[str, Rows]) -> None:
+        """Fetch the requested rows of each class that are not in the cache yet."""
+        row_files = {name: self.row_file(name) for name in requested}
+        if not all(row_file and not row_file.missing(requested[name]).size for name, row_file in row_files.items()):
+            asyncio.run(self._fetch(requested))
 
-    def gather(self, name: str, rows: Rows, out: Pixels) -> None:
-        """From the cache; `fetch` has brought them."""
-        self._files[name].read(rows, out)
+    def read_rows(self, name: str, rows: Rows, out: Pixels) -> None:
+        """Copy rows of a class, which `fetch` has fetched, from the cache to `out`, `(len(rows), 784)`."""
+        self._row_files[name].read(rows, out)
 
-    def kept(self, name: str, size: int | None = None) -> row_cache.RowFile | None:
-        """The kept rows of a class, whose file has `size` bytes; None where that is not known yet."""
-        if name not in self._files:
-            if self.known is not None:
-                size = self.known[name].size
+    def row_file(self, name: str, size: int | None = None) -> row_cache.RowFile | None:
+        """The cached rows of a class; None if the size of the class's file is not known yet.
+
+        Args:
+          size: of the class's file in bytes, if it is neither published nor known from an earlier call.
+        """
+        if name not in self._row_files:
+            if self.published_files is not None:
+                size = self.published_files[name].size
             if size is None:
                 return None
-            self._files[name] = row_cache.RowFile(self._folder, name, size)
-        return self._files[name]
+            self._row_files[name] = row_cache.RowFile(self._cache_folder, name, size)
+        return self._row_files[name]
 
-    async def _fetch(self, wanted: Mapping[str, Rows]) -> None:
-        async with open_file_server(self.address, self.patience) as origin:
-            await _Fetch(self, wanted, origin).run()
+    async def _fetch(self, requested: Mapping[str, Rows]) -> None:
+        async with open_file_server(self.address, self.retry_policy) as server:
+            await _Fetch(self, requested, server).run()
 
-    async def _ask_counts(self) -> dict[str, int]:
-        retrying = Retrier(self.patience)
-        async with open_file_server(self.address, self.patience) as origin:
-            everything = origin.shown("*")
-            why = f"{everything}: there is no such file"
+    async def _fetch_counts(self) -> dict[str, int]:
+        retrier = Retrier(self.retry_policy)
+        async with open_file_server(self.address, self.retry_policy) as server:
+            all_files = server.display_url("*")
+            reason = f"{all_files}: no such file"
 
-            async def rows(name: str) -> int | None:
-                nonlocal why
+            async def count_class(name: str) -> int | None:
+                nonlocal reason
                 try:
-                    start = await retrying.get(partial(origin.start, name))
-                except AccessDenied as error:  # as many stores answer for a file that is not there
-                    why = str(error)
+                    head = await retrier.call(partial(server.read_head, name))
+                except AccessDenied as error:  # many stores answer this way for a file that does not exist
+                    reason = str(error)
                     return None
-                return None if start is None else _header(origin, name, start).rows
+                return None if head is None else _parse_header(server, name, head).rows
 
-            async def all_rows() -> dict[str, int | None]:
+            async def count_all() -> dict[str, int | None]:
                 try:
-                    names = list(map(check_name, await retrying.get(origin.names))) or labels()
+                    names = list(map(check_name, await retrier.call(server.names))) or labels()
                 except ValueError as error:
                     raise StageError(str(error)) from None
-                return dict(zip(names, await asyncio.gather(*map(rows, names)), strict=True))
+                return dict(zip(names, await asyncio.gather(*map(count_class, names)), strict=True))
 
             try:
-                found = await with_deadline(everything, all_rows(), self.patience)
+                optional_counts = await with_deadline(all_files, count_all(), self.retry_policy)
             except StageError as error:
                 raise StageError(f"mirror: {error}") from None
-        counts = {name: count for name, count in found.items() if count is not None}
+        counts = {name: count for name, count in optional_counts.items() if count is not None}
         if not counts:
-            raise StageError(f"mirror: {why}")
+            raise StageError(f"mirror: {reason}")
         return counts
 
 
 class _Fetch:
     """One call of `Remote.fetch`."""
 
-    def __init__(self, mirror: Remote, wanted: Mapping[str, Rows], origin: FileServer) -> None:
+    def __init__(self, mirror: Remote, requested: Mapping[str, Rows], server: FileServer) -> None:
         self.mirror = mirror
-        self.wanted = wanted
-        self.origin = origin
-        self.retrying = Retrier(mirror.patience)
-        self.way = fetch_strategy()
+        self.requested = requested
+        self.server = server
+        self.retrier = Retrier(mirror.retry_policy)
+        self.strategy = fetch_strategy()
         self.report: Callable[[int], object] = int
         self.warned = False
 
     async def run(self) -> None:
-        """Bring everything, or raise `StageError` and say what has come."""
-        total = sum(map(len, self.wanted.values()))
+        """Fetch everything. Raises `StageError` that says how many drawings were cached."""
+        total = sum(map(len, self.requested.values()))
         with progress("fetching drawings", total, "drawings") as self.report:
             try:
-                await with_deadline(self.origin.shown("<class>"), self._all(), self.mirror.patience)
+                await with_deadline(self.server.display_url("<class>"), self._fetch_all(), self.mirror.retry_policy)
                 return
             except StageError as error:
-                what = str(error)
+                message = str(error)
             except OSError as error:
                 if error.filename is not None:
                     raise
-                raise OSError(
-                    error.errno, error.strerror, str(files.cache_folder())
-                ) from None  # a full disk names no file
-        kept = f"{self._kept():,} of {total:,} drawings are kept in {files.cache_folder()}"
-        raise StageError(f"mirror: {what}; {kept}; running again goes on from there")
+                # The error of a full disk names no file.
+                raise OSError(error.errno, error.strerror, str(files.cache_folder())) from None
+        cached = f"{self._count_cached():,} of {total:,} drawings are cached in {files.cache_folder()}"
+        raise StageError(f"mirror: {message}; {cached}; the next run resumes from there")
 
-    def _kept(self) -> int:
-        kept = 0
-        for name, rows in self.wanted.items():
-            if keep := self.mirror.kept(name):
-                keep.load()
-                kept += len(rows) - len(keep.missing(rows))
-        return kept
+    def _count_cached(self) -> int:
+        cached = 0
+        for name, rows in self.requested.items():
+            if row_file := self.mirror.row_file(name):
+                row_file.load()
+                cached += len(rows) - len(row_file.missing(rows))
+        return cached
 
-    async def _all(self) -> None:
-        at_once = asyncio.Semaphore(CONCURRENT_CLASSES)
+    async def _fetch_all(self) -> None:
+        slots = asyncio.Semaphore(CONCURRENT_CLASSES)
 
-        async def one(name: str, rows: Rows) -> None:
-            async with at_once:
-                await self._class(name, rows)
+        async def fetch_in_slot(name: str, rows: Rows) -> None:
+            async with slots:
+                await self._fetch_class(name, rows)
 
-        tasks = [asyncio.create_task(one(name, rows)) for name, rows in self.wanted.items()]
+        tasks = [asyncio.create_task(fetch_in_slot(name, rows)) for name, rows in self.requested.items()]
         try:
             await asyncio.gather(*tasks)
-        finally:  # where one fails, what the others have is written down before this ends
+        finally:  # if one task fails, the others save what they have before this ends
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _class(self, name: str, wanted: Rows) -> None:
-        start = None
-        keep = self.mirror.kept(name)
-        if keep is None:
-            start = await self._start(name)
-            keep = self.mirror.kept(name, start.size)
-            assert keep is not None
-        here = len(wanted) - len(keep.missing(wanted))
-        self.report(here)
-        if here == len(wanted) and (start is None or keep.is_of(self._version(start))):
+    async def _fetch_class(self, name: str, requested: Rows) -> None:
+        head = None
+        row_file = self.mirror.row_file(name)
+        if row_file is None:
+            head = await self._read_head(name)
+            row_file = self.mirror.row_file(name, head.size)
+            assert row_file is not None
+        cached = len(requested) - len(row_file.missing(requested))
+        self.report(cached)
+        if cached == len(requested) and (head is None or row_file.is_version(self._version(head))):
             return
-        async with keep.locked():
-            start = start or await self._start(name)
-            if start.size != keep.size:
-                was = f"{keep.size:,} were expected"
-                raise StageError(f"{self.origin.shown(name)} has {start.size:,} bytes, and {was}: it has changed")
-            header = _header(self.origin, name, start)
-            check_rows(self.origin.shown(name), wanted, header.rows)
-            keep.begin(self._version(start))
-            missing = keep.missing(wanted)
-            self.report(len(wanted) - len(missing) - here)  # more where another run has brought some meanwhile
+        async with row_file.locked():
+            head = head or await self._read_head(name)
+            if head.size != row_file.size:
+                sizes = f"{head.size:,} bytes, expected {row_file.size:,}"
+                raise StageError(f"{self.server.display_url(name)} has {sizes}: it has changed")
+            header = _parse_header(self.server, name, head)
+            check_rows(self.server.display_url(name), requested, header.rows)
+            row_file.prepare_append(self._version(head))
+            missing = row_file.missing(requested)
+            self.report(len(requested) - len(missing) - cached)  # rows that another run has fetched in the meantime
             if missing.size:
                 spans = _spans(missing)
-                if self._whole(name, start, len(spans)):
-                    await self._stream(name, keep, missing, start, header)
+                if self._prefers_whole_file(name, head, len(spans)):
+                    await self._fetch_by_stream(name, row_file, missing, head, header)
                 else:
-                    await self._ranges(name, keep, spans, start, header)
-                keep.load()
-        if keep.missing(wanted).size:
+                    await self._fetch_by_ranges(name, row_file, spans, head, header)
+                row_file.load()
+        if row_file.missing(requested).size:
             raise StageError(
-                f"{keep.path} does not hold what was written to it: the disk is failing, or something cut it"
+                f"{row_file.path} does not contain all rows that were written to it: the disk is failing, or another "
+                "program changed the file"
             )
 
-    async def _start(self, name: str) -> FileHead:
-        start = await self.retrying.get(partial(self.origin.start, name))
-        if start is None:
-            raise StageError(f"{self.origin.shown(name)} is not there")
-        return start
+    async def _read_head(self, name: str) -> FileHead:
+        head = await self.retrier.call(partial(self.server.read_head, name))
+        if head is None:
+            raise StageError(f"{self.server.display_url(name)} does not exist")
+        return head
 
-    def _version(self, start: FileHead) -> str:
-        """What tells a file from another of its size: where the server says nothing, the query that it was asked with.
+    def _version(self, head: FileHead) -> str:
+        """The version that the server reports, or the URL's query if it reports none.
 
-        The cache's folder is named without the query, which may be a signature, and another one every time.
+        The name of the cache's folder leaves the query out, because it may be a signature that differs every time.
         """
-        return start.version or f"?{urlsplit(self.mirror.address).query}"
+        return head.version or f"?{urlsplit(self.mirror.address).query}"
 
-    def _whole(self, name: str, start: FileHead, ranges: int) -> bool:
-        """Whether to read the whole file rather than so many ranges of it."""
-        if self.way == "ranges" and not start.ranges:
+    def _prefers_whole_file(self, name: str, head: FileHead, ranges: int) -> bool:
+        """Whether to read the whole file instead of this number of ranges."""
+        if self.strategy == "ranges" and not head.accepts_ranges:
             raise StageError(
-                f"{self.origin.shown(name)}: the server gives no ranges, and QUICKDRAW_FETCH=ranges wants them"
+                f"{self.server.display_url(name)}: the server does not support range requests, which "
+                "QUICKDRAW_FETCH=ranges needs"
             )
-        if self.way:
-            return self.way == "files"
-        if not start.ranges and not self.warned:
+        if self.strategy:
+            return self.strategy == "files"
+        if not head.accepts_ranges and not self.warned:
             self.warned = True
-            size = f"{start.size * len(self.wanted) / 1e6:,.0f} MB"
-            print(f"the mirror gives no ranges of its files, so they are read whole: about {size}", file=sys.stderr)
-        return not start.ranges or start.size / BYTES_PER_SECOND < ranges * REQUEST_SECONDS
+            size = f"{head.size * len(self.requested) / 1e6:,.0f} MB"
+            print(f"the mirror does not support range requests, so whole files are read: about {size}", file=sys.stderr)
+        return not head.accepts_ranges or head.size / BYTES_PER_SECOND < ranges * REQUEST_SECONDS
 
-    async def _ranges(
-        self, name: str, keep: row_cache.RowFile, spans: list[Rows], start: FileHead, header: npy_header.Header
+    async def _fetch_by_ranges(
+        self,
+        name: str,
+        row_file: row_cache.RowFile,
+        spans: list[Rows],
+        head: FileHead,
+        header: npy_header.Header,
     ) -> None:
-        """Fetch rows by ranges, and write them down as they come."""
-        waiting = iter(spans)
-        with self._writing(keep) as write:
+        """Fetch rows by range requests, and save them as they arrive."""
+        remaining = iter(spans)  # shared by the workers
+        with self._buffered(row_file) as save_rows:
 
-            async def ask() -> None:
-                for rows in waiting:
+            async def work() -> None:
+                for rows in remaining:
                     first, last = int(rows[0]), int(rows[-1])
-                    at, end = (header.offset + row * npy_header.PIXELS for row in (first, last + 1))
-                    content = await self.retrying.get(partial(self.origin.read, name, at, end, start))
-                    write(rows, np.frombuffer(content, np.uint8).reshape(-1, npy_header.PIXELS)[rows - first])
+                    start, stop = (header.offset + row * npy_header.PIXELS for row in (first, last + 1))
+                    content = await self.retrier.call(partial(self.server.read, name, start, stop, head))
+                    save_rows(rows, np.frombuffer(content, np.uint8).reshape(-1, npy_header.PIXELS)[rows - first])
 
-            tasks = [asyncio.create_task(ask()) for _ in range(min(CONNECTIONS, len(spans)))]
+            tasks = [asyncio.create_task(work()) for _ in range(min(MAX_CONNECTIONS, len(spans)))]
             try:
                 await asyncio.gather(*tasks)
             finally:
@@ -266,119 +285,129 @@ class _Fetch:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def _writing(self, keep: row_cache.RowFile) -> Iterator[Callable[[Rows, Pixels], None]]:
-        """Gather rows for a moment before they are added to the file; add the rest when the block ends, however."""
-        rows: list[Rows] = []
-        pixels: list[Pixels] = []
-        saved = monotonic()
+    def _buffered(self, row_file: row_cache.RowFile) -> Iterator[Callable[[Rows, Pixels], None]]:
+        """A function that adds rows to the file, about once every `SAVE_EVERY_SECONDS`.
 
-        def save() -> None:
-            nonlocal saved
-            if rows:
-                keep.add(np.concatenate(rows), np.concatenate(pixels))
-                self.report(sum(map(len, rows)))
-                rows.clear()
-                pixels.clear()
-            saved = monotonic()
+        The rest is added when the block ends, even if it raises.
+        """
+        row_buffer: list[Rows] = []
+        pixel_buffer: list[Pixels] = []
+        last_flush = monotonic()
 
-        def write(more: Rows, of_them: Pixels) -> None:
-            rows.append(more)
-            pixels.append(of_them)
-            if monotonic() - saved > SAVE_EVERY_SECONDS:
-                save()
+        def flush() -> None:
+            nonlocal last_flush
+            if row_buffer:
+                row_file.add(np.concatenate(row_buffer), np.concatenate(pixel_buffer))
+                self.report(sum(map(len, row_buffer)))
+                row_buffer.clear()
+                pixel_buffer.clear()
+            last_flush = monotonic()
+
+        def save_rows(rows: Rows, pixels: Pixels) -> None:
+            row_buffer.append(rows)
+            pixel_buffer.append(pixels)
+            if monotonic() - last_flush > SAVE_EVERY_SECONDS:
+                flush()
 
         try:
-            yield write
+            yield save_rows
         finally:
-            save()
+            flush()
 
-    async def _stream(
-        self, name: str, keep: row_cache.RowFile, missing: Rows, start: FileHead, header: npy_header.Header
+    async def _fetch_by_stream(
+        self, name: str, row_file: row_cache.RowFile, missing: Rows, head: FileHead, header: npy_header.Header
     ) -> None:
-        """Read the whole file; add its rows when all of it has come, and is what was published."""
+        """Read the whole file, and add the missing rows once all of it has arrived and its checksum is right."""
         digest = hashlib.sha256()
         position = 0
-        with tempfile.TemporaryFile(dir=keep.path.parent) as chosen:
-            picker = _Picker(missing, header, chosen.write)
+        with tempfile.TemporaryFile(dir=row_file.path.parent) as selected:
+            selector = _RowSelector(missing, header, selected.write)
 
-            async def go_on() -> None:
+            async def resume() -> None:
                 nonlocal position
-                before = position
+                start = position
                 try:
-                    async with aclosing(self.origin.stream(name, position, start)) as blocks:
+                    async with aclosing(self.server.stream(name, position, head)) as blocks:
                         async for block in blocks:
                             digest.update(block)
-                            picker.take(block)
+                            selector.feed(block)
                             position += len(block)
                 except RetryableError:
-                    if position - before < PROGRESS_BYTES:
+                    if position - start < PROGRESS_BYTES:
                         raise
 
-            while position < start.size:
-                await self.retrying.get(go_on)
-            known = self.mirror.known
-            if known is not None and digest.hexdigest() != known[name].sha256:
+            while position < head.size:
+                await self.retrier.call(resume)
+            published_files = self.mirror.published_files
+            if published_files is not None and digest.hexdigest() != (sha256 := published_files[name].sha256):
                 raise StageError(
-                    f"{self.origin.shown(name)} has the sha256 {digest.hexdigest()}, and {known[name].sha256} was "
-                    "expected: nothing of it is kept"
+                    f"{self.server.display_url(name)} has the SHA-256 {digest.hexdigest()}, expected {sha256}: "
+                    "none of its rows are cached"
                 )
-            chosen.seek(0)
-            for at in range(0, len(missing), row_cache.RECORDS_PER_BLOCK):
-                rows = missing[at : at + row_cache.RECORDS_PER_BLOCK]
-                content = chosen.read(len(rows) * npy_header.PIXELS)
-                keep.add(rows, np.frombuffer(content, np.uint8).reshape(-1, npy_header.PIXELS))
+            selected.seek(0)
+            for start in range(0, len(missing), row_cache.RECORDS_PER_BLOCK):
+                rows = missing[start : start + row_cache.RECORDS_PER_BLOCK]
+                content = selected.read(len(rows) * npy_header.PIXELS)
+                row_file.add(rows, np.frombuffer(content, np.uint8).reshape(-1, npy_header.PIXELS))
                 self.report(len(rows))
 
 
-class _Picker:
-    """Picks rows out of the bytes of a file that pass by."""
+class _RowSelector:
+    """Selects rows from a file that arrives in blocks.
+
+    Args:
+      rows: to select, ascending.
+      header: of the file.
+      write: called with the pixels of selected rows, in order.
+    """
 
     def __init__(self, rows: Rows, header: npy_header.Header, write: Callable[[bytes], object]) -> None:
-        self._rows = rows  # ascending
-        self._skip = header.offset
-        self._next = 0  # the row that comes next
-        self._rest = b""
+        self._rows = rows
+        self._bytes_to_skip = header.offset
+        self._next_row = 0
+        self._partial_row = b""
         self._write = write
 
-    def take(self, block: bytes) -> None:
-        """The bytes after those of the last call."""
-        skipped = min(self._skip, len(block))
-        self._skip -= skipped
-        content = self._rest + block[skipped:]
-        whole = len(content) // npy_header.PIXELS
-        self._rest = content[whole * npy_header.PIXELS :]
-        chosen = self._rows[slice(*np.searchsorted(self._rows, (self._next, self._next + whole)))] - self._next
-        if len(chosen):
-            pixels = np.frombuffer(content, np.uint8, whole * npy_header.PIXELS).reshape(whole, npy_header.PIXELS)
-            self._write(pixels[chosen].tobytes())
-        self._next += whole
+    def feed(self, block: bytes) -> None:
+        """Take the next bytes of the file."""
+        skipped = min(self._bytes_to_skip, len(block))
+        self._bytes_to_skip -= skipped
+        content = self._partial_row + block[skipped:]
+        count = len(content) // npy_header.PIXELS
+        self._partial_row = content[count * npy_header.PIXELS :]
+        in_block = slice(*np.searchsorted(self._rows, (self._next_row, self._next_row + count)))
+        selected = self._rows[in_block] - self._next_row
+        if len(selected):
+            pixels = np.frombuffer(content, np.uint8, count * npy_header.PIXELS).reshape(count, npy_header.PIXELS)
+            self._write(pixels[selected].tobytes())
+        self._next_row += count
 
 
 def _spans(rows: Rows) -> list[Rows]:
-    """Ascending rows in the groups to ask for: near ones together, but no more than some."""
-    apart = np.flatnonzero(np.diff(rows) > MERGE_GAP_ROWS) + 1
+    """Split ascending rows into the groups of one request each: near rows, at most `MAX_ROWS_PER_REQUEST` of them."""
+    ends = np.flatnonzero(np.diff(rows) > MERGE_GAP_ROWS) + 1
     return [
         span[start : start + MAX_ROWS_PER_REQUEST]
-        for span in np.split(rows, apart)
+        for span in np.split(rows, ends)
         for start in range(0, len(span), MAX_ROWS_PER_REQUEST)
     ]
 
 
-def _header(origin: FileServer, name: str, start: FileHead) -> npy_header.Header:
+def _parse_header(server: FileServer, name: str, head: FileHead) -> npy_header.Header:
     try:
-        return npy_header.parse(start.content, start.size)
+        return npy_header.parse(head.content, head.size)
     except ValueError as error:
-        raise StageError(f"{origin.shown(name)} {error}") from None
+        raise StageError(f"{server.display_url(name)} {error}") from None
 
 
 def fetch_strategy() -> str:
-    """Which way `$QUICKDRAW_FETCH` wants: `ranges`, `files`, or the one that costs less."""
-    way = os.environ.get("QUICKDRAW_FETCH", "")
-    if way not in ("", "auto", "ranges", "files"):
-        raise StageError(f"QUICKDRAW_FETCH is {way!r}; permitted: ranges, files or auto")
-    return way if way != "auto" else ""
+    """How `$QUICKDRAW_FETCH` says to fetch: `ranges`, `files`, or "" for the faster of the two."""
+    strategy = os.environ.get("QUICKDRAW_FETCH", "")
+    if strategy not in ("", "auto", "ranges", "files"):
+        raise StageError(f"QUICKDRAW_FETCH is {strategy!r}; expected: ranges, files or auto")
+    return strategy if strategy != "auto" else ""
 
 
-def open_file_server(address: str, patience: RetryPolicy) -> FileServer:
-    """The origin for a URL."""
-    return (HttpServer if urlsplit(address).scheme in ("http", "https") else FsspecStore)(address, patience)
+def open_file_server(address: str, retry_policy: RetryPolicy) -> FileServer:
+    """The file server at a URL."""
+    return (HttpServer if urlsplit(address).scheme in ("http", "https") else FsspecStore)(address, retry_policy)

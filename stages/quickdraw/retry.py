@@ -1,4 +1,4 @@
-"""How long to wait for a network as it is: what is tried again, when, and how often."""
+"""Time limits of network requests, and retries with exponential backoff."""
 
 from __future__ import annotations
 
@@ -17,77 +17,106 @@ T = TypeVar("T")
 
 
 class RetryableError(Exception):
-    """A request that may go better next time; `throttled` where the server asked for fewer, `after` seconds."""
+    """A request failed, and another attempt may succeed.
 
-    def __init__(self, what: str, throttled: bool = False, after: float | None = None) -> None:
-        super().__init__(what)
+    Attributes:
+      throttled: whether the server asked for fewer requests.
+      retry_after: the seconds after which the server asked to be called again; None if it named no time.
+    """
+
+    def __init__(self, message: str, throttled: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(message)
         self.throttled = throttled
-        self.after = after
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """The bounds, in seconds where they are times."""
+    """Limits on attempts, waits and timeouts. All times are in seconds.
 
-    attempts: int = 8  # of one request
-    first_attempts: int = 3  # of a request to a mirror that has not answered any: it may be the network that is down
-    wait: float = 0.5  # before the second attempt, and twice as long before each one after
-    longest_wait: float = 30
-    longest_retry_after: float = 120  # what a server may ask for
-    connect: float = 10
-    silence: float = 30  # while nothing arrives of an answer
-    request: float = 60  # for a range
-    total: float = 12 * 3600  # for everything that a stage fetches, and before for what is there
+    Attributes:
+      max_attempts: of one request.
+      max_first_attempts: of one request before the server has answered any: the network itself may be down.
+      first_wait: before the second attempt. It doubles before each further attempt.
+      max_wait: the limit of that wait.
+      max_retry_after: the longest wait that a server may ask for.
+      connect_timeout: for opening a connection.
+      read_timeout: while no data of a response arrives.
+      request_timeout: for a request of a range.
+      total_timeout: for all that a stage fetches, and separately for reading the sizes of the files.
+    """
+
+    max_attempts: int = 8
+    max_first_attempts: int = 3
+    first_wait: float = 0.5
+    max_wait: float = 30
+    max_retry_after: float = 120
+    connect_timeout: float = 10
+    read_timeout: float = 30
+    request_timeout: float = 60
+    total_timeout: float = 12 * 3600
 
 
-async def with_deadline(what: str, work: Awaitable[T], patience: RetryPolicy) -> T:
-    """What all of the work returns. Raises `StageError` where it is not done in `patience.total`."""
+async def with_deadline(what: str, work: Awaitable[T], policy: RetryPolicy) -> T:
+    """Await `work` and return its result.
+
+    Raises:
+      StageError: the work took longer than `policy.total_timeout`. The message begins with `what`.
+    """
     try:
-        return await asyncio.wait_for(work, patience.total)
+        return await asyncio.wait_for(work, policy.total_timeout)
     except asyncio.TimeoutError:
-        raise StageError(f"{what}: not done after {patience.total / 3600:.3g} hours") from None
+        raise StageError(f"{what}: timed out after {policy.total_timeout / 3600:.3g} hours") from None
 
 
 class Retrier:
-    """Requests to one server, tried again within the bounds."""
+    """Repeats failed requests to one server within the limits of a policy."""
 
-    def __init__(self, patience: RetryPolicy) -> None:
-        self.patience = patience
-        self._answers = 0
-        self._resume = 0.0  # when the server wants to be asked again, on the event loop's clock
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.policy = policy
+        self._successes = 0
+        self._paused_until = 0.0  # on the event loop's clock; set when the server asks for a pause
 
-    async def get(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What `attempt` returns, which raises `Unanswered` where it is worth another try. Raises `StageError`."""
+    async def call(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Call `attempt` until it succeeds, and return its result.
+
+        Args:
+          attempt: makes one request; raises `RetryableError` if another attempt may succeed.
+
+        Raises:
+          StageError: all attempts failed, or the server asked for too long a wait.
+        """
         failures = 0
         while True:
-            if (pause := self._resume - asyncio.get_running_loop().time()) > 0:
+            if (pause := self._paused_until - asyncio.get_running_loop().time()) > 0:
                 await asyncio.sleep(pause * random.uniform(1, 1.1))
-            answers = self._answers
+            successes = self._successes
             try:
                 result = await attempt()
             except RetryableError as error:
                 # A server that throttles one request while it answers others is not failing.
-                if not (error.throttled and self._answers > answers):
+                if not (error.throttled and self._successes > successes):
                     failures += 1
                 await self._wait(error, failures)
             else:
-                self._answers += 1
+                self._successes += 1
                 return result
 
     async def _wait(self, error: RetryableError, failures: int) -> None:
-        patience = self.patience
-        if failures >= (patience.attempts if self._answers else patience.first_attempts):
+        policy = self.policy
+        if failures >= (policy.max_attempts if self._successes else policy.max_first_attempts):
             raise StageError(f"{error} (tried {failures} times)") from None
-        if error.after is not None:
-            if error.after > patience.longest_retry_after:
-                raise StageError(f"{error}, and asks to come back in {error.after:,.0f} seconds") from None
-            self._resume = max(self._resume, asyncio.get_running_loop().time() + error.after)
-        longest = min(patience.wait * 2 ** max(failures - 1, 0), patience.longest_wait)
+        if error.retry_after is not None:
+            if error.retry_after > policy.max_retry_after:
+                limit = f"the maximum supported is {policy.max_retry_after:,.0f}"
+                raise StageError(f"{error}, and asks to wait {error.retry_after:,.0f} seconds; {limit}") from None
+            self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + error.retry_after)
+        longest = min(policy.first_wait * 2 ** max(failures - 1, 0), policy.max_wait)
         await asyncio.sleep(longest * random.uniform(0.5, 1))
 
 
 def retry_after(value: str | None) -> float | None:
-    """The seconds that a Retry-After header asks for, in either of its forms."""
+    """The seconds to wait according to a Retry-After header (a number or a date); None if it cannot be read."""
     if value is None:
         return None
     if (digits := value.strip()).isascii() and digits.isdigit():

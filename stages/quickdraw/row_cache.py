@@ -1,9 +1,9 @@
-"""Rows of far-away files, kept on this machine for every run that comes after: one growing file a class.
+"""A cache of the rows of remote files on this machine: one append-only file per class.
 
-A file is a line about itself, and then records of one size: a row's number, a checksum of number and pixels, and the
-pixels. Records are only ever added, by the one process that holds the lock. So a kill at any moment leaves at most one
-unfinished record at the end, and a power cut some that never reached the disk; neither has a checksum that fits, and
-what has none that fits is not there.
+A file consists of a header line and records of a fixed size: the row number, a checksum of row number and pixels, and
+the pixels. Records are only appended, by one process at a time, which holds the lock. So a kill leaves at most one
+incomplete record at the end, and a power cut may leave records that never reached the disk. Neither has a matching
+checksum, and records without one are ignored.
 """
 
 from __future__ import annotations
@@ -33,66 +33,80 @@ RECORDS_PER_BLOCK = 4096  # records read or written at a time
 
 
 def folder(address: str) -> Path:
-    """The folder for the mirror at `address`."""
+    """The cache folder for the mirror at `address`."""
     words = re.sub(r"[^A-Za-z0-9.]+", "-", address.partition("://")[2]).strip("-")[:60]
     return files.cache_folder() / f"{words}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
 
 
 class RowFile:
-    """The rows that are kept of one class's file, which has `size` bytes where it comes from."""
+    """The cached rows of one class.
+
+    Args:
+      folder: the mirror's cache folder.
+      name: of the class.
+      size: of the class's file at the mirror, in bytes.
+    """
 
     def __init__(self, folder: Path, name: str, size: int) -> None:
         self.size = size
         self.path = folder / f"{name}-{size}.rows"
-        self._about = {"format": 1, "class": name, "size": size}
+        self._class = name
+        self._header = {"format": 1, "class": name, "size": size}
         self._rows: Rows = np.empty(0, np.int32)  # ascending
-        self._slots: npt.NDArray[np.int64] = np.empty(0, np.int64)  # the record of each
+        self._record_indices: npt.NDArray[np.int64] = np.empty(0, np.int64)  # of each row
         self._version = ""
         self._inode = 0
-        self._end = 0  # bytes: where the next record goes
+        self._end = 0  # the offset of the next record, in bytes
         self.load()
 
     def load(self) -> None:
-        """Look again at what is there."""
-        rows, slots, place = [], [], 0
+        """Read from the file which rows it holds."""
+        rows, record_indices, record_count = [], [], 0
         self._version, self._end = "", 0
         try:
             with open(self.path, "rb") as file:
                 self._inode = os.fstat(file.fileno()).st_ino
-                self._version = self._read_about(file.read(RECORD.itemsize))
+                self._version = self._read_header(file.read(RECORD.itemsize))
                 self._end = RECORD.itemsize
                 while content := file.read(RECORDS_PER_BLOCK * RECORD.itemsize):
                     records = np.frombuffer(content, RECORD, len(content) // RECORD.itemsize)
-                    good = np.flatnonzero(_checksums(records) == records["checksum"])
-                    rows.append(records["row"][good].astype(np.int32))
-                    slots.append(good + place)
-                    place += len(records)
-        except (FileNotFoundError, ValueError):  # nothing yet, or cut off before it was anything
+                    valid = np.flatnonzero(_checksums(records) == records["checksum"])
+                    rows.append(records["row"][valid].astype(np.int32))
+                    record_indices.append(valid + record_count)
+                    record_count += len(records)
+        except (FileNotFoundError, ValueError):  # no file, or no valid header
             pass
-        self._end += place * RECORD.itemsize
+        self._end += record_count * RECORD.itemsize
         self._rows, first = np.unique(np.concatenate([*rows, np.empty(0, np.int32)]), return_index=True)
-        self._slots = np.concatenate([*slots, np.empty(0, np.int64)])[first]
+        self._record_indices = np.concatenate([*record_indices, np.empty(0, np.int64)])[first]
 
     def missing(self, rows: Rows) -> Rows:
-        """Those of `rows` that are not there, each once, ascending."""
+        """The rows among `rows` that are not cached, each once, ascending."""
         return np.setdiff1d(rows, self._rows)
 
     def read(self, rows: Rows, out: Pixels) -> None:
-        """Copy the pixels of `rows`, all of which must be there, to `out`."""
+        """Copy the pixels of `rows` to `out`, `(len(rows), 784)`.
+
+        Raises:
+          KeyError: some of the rows are not cached.
+          StageError: another run has replaced the file.
+        """
         if not len(rows):
             return
-        places = np.minimum(np.searchsorted(self._rows, rows), max(len(self._rows) - 1, 0))
-        if not len(self._rows) or not np.array_equal(self._rows[places], rows):
+        indices = np.minimum(np.searchsorted(self._rows, rows), max(len(self._rows) - 1, 0))
+        if not len(self._rows) or not np.array_equal(self._rows[indices], rows):
             raise KeyError(f"{self.path} lacks some of the rows")
         with open(self.path, "rb") as file:
             if os.fstat(file.fileno()).st_ino != self._inode:
-                raise StageError(f"{self.path}: another run has found a changed file at the mirror; run again")
-            records = np.memmap(file, RECORD, "r", RECORD.itemsize, (int(self._slots.max()) + 1,))
-        out[:] = records.take(self._slots[places])["pixels"]
+                raise StageError(
+                    f"{self.path}: another run has replaced it, because the file at the mirror changed; run again"
+                )
+            records = np.memmap(file, RECORD, "r", RECORD.itemsize, (int(self._record_indices.max()) + 1,))
+        out[:] = records.take(self._record_indices[indices])["pixels"]
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
-        """Hold the right to add rows, which one process has at a time; wait for it."""
+        """Hold the lock for adding rows. Wait while another process holds it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             waiting = False
@@ -102,34 +116,37 @@ class RowFile:
                     break
                 except BlockingIOError:
                     if not waiting:
-                        print(f"waiting for another run that fetches {self._about['class']}", file=sys.stderr)
+                        print(f"waiting for another run that fetches {self._class}", file=sys.stderr)
                     waiting = True
                     await asyncio.sleep(0.1)
-                except OSError:  # a file system without locks; where two runs write at once, no checksum fits
+                except OSError:  # a file system without locks; if two runs write at once, the checksums do not match
                     break
             self.load()
             yield
 
-    def is_of(self, version: str) -> bool:
-        """Whether what is kept is of this `version` of the far-away file, as far as its server tells."""
+    def is_version(self, version: str) -> bool:
+        """Whether the cached rows are of this version of the remote file. True for "", an unknown version."""
         return not version or _digest(version) == self._version
 
-    def begin(self, version: str) -> None:
-        """Make ready to add rows of the far-away file in this `version` (whatever its server calls it), under the lock.
+    def prepare_append(self, version: str) -> None:
+        """Make the file ready for `add`. The caller holds the lock.
 
-        Rows of another version are let go; so is an unfinished record at the end.
+        Rows of another version are discarded, and so is an incomplete record at the end.
+
+        Args:
+          version: of the remote file, in any form; "" if it is unknown.
         """
-        if self._end and self.is_of(version):
+        if self._end and self.is_version(version):
             os.truncate(self.path, self._end)
             return
-        about = json.dumps(self._about | {"version": version and _digest(version)}).encode()
-        fresh = self.path.with_suffix(".new")
-        fresh.write_bytes(about.ljust(RECORD.itemsize - 1) + b"\n")
-        fresh.replace(self.path)
+        header = json.dumps(self._header | {"version": version and _digest(version)}).encode()
+        new_file = self.path.with_suffix(".new")
+        new_file.write_bytes(header.ljust(RECORD.itemsize - 1) + b"\n")
+        new_file.replace(self.path)
         self.load()
 
     def add(self, rows: Rows, pixels: Pixels) -> None:
-        """Add rows, under the lock. They are there for `read` after the next `load`."""
+        """Append rows. The caller holds the lock. `read` finds the rows after the next `load`."""
         with open(self.path, "r+b") as file:
             file.seek(self._end)
             for start in range(0, len(rows), RECORDS_PER_BLOCK):
@@ -138,13 +155,14 @@ class RowFile:
                 records["pixels"] = pixels[start : start + RECORDS_PER_BLOCK]
                 records["checksum"] = _checksums(records)
                 file.write(records.data)
-        self._end += len(rows) * RECORD.itemsize  # not where writing failed: the next try writes over it
+        self._end += len(rows) * RECORD.itemsize  # not reached if writing fails, so the next attempt overwrites it
 
-    def _read_about(self, start: bytes) -> str:
-        about = json.loads(start) if len(start) == RECORD.itemsize else None
-        if not isinstance(about, dict) or {key: about.get(key) for key in self._about} != self._about:
-            raise ValueError(f"{self.path} is about something else")
-        return str(about.get("version"))
+    def _read_header(self, content: bytes) -> str:
+        """The version in a header. Raises `ValueError` for the header of another class, size or format."""
+        header = json.loads(content) if len(content) == RECORD.itemsize else None
+        if not isinstance(header, dict) or {key: header.get(key) for key in self._header} != self._header:
+            raise ValueError(f"{self.path} has another header")
+        return str(header.get("version"))
 
 
 def _digest(text: str) -> str:
@@ -154,9 +172,9 @@ def _digest(text: str) -> str:
 def _checksums(records: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]:
     """CRC-32 of each record's row and pixels."""
     content = memoryview(records.tobytes())
-    step, pixels = RECORD.itemsize, RECORD.itemsize - PIXELS
+    size, pixels = RECORD.itemsize, RECORD.itemsize - PIXELS
     sums = [
-        zlib.crc32(content[at + pixels : at + step], zlib.crc32(content[at : at + 4]))
-        for at in range(0, len(content), step)
+        zlib.crc32(content[start + pixels : start + size], zlib.crc32(content[start : start + 4]))
+        for start in range(0, len(content), size)
     ]
     return np.array(sums, np.uint32)

@@ -1,4 +1,4 @@
-"""What kind of place a setting names: which drawings there are, and where their pixels are read."""
+"""Opens the mirror and the source of pixels that the settings name."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -24,14 +24,18 @@ def open_mirror(address: str, root: Path) -> Mirror:
 
 
 def open_source(mirror: Mirror, source: str, data_dir: str, root: Path) -> Source:
-    """Where the pixels of a mirror's drawings are read: at the `mirror` itself, or where `tfds` has prepared them."""
+    """The source of the pixels of a mirror's drawings.
+
+    Args:
+      source: `mirror` for the mirror itself, or `tfds` for a dataset that TensorFlow Datasets has prepared.
+      data_dir: the folder of that dataset, relative to `root`.
+    """
     return mirror if source == "mirror" else PreparedDataset(_folder("data_dir", data_dir, root), mirror.counts())
 
 
-def _folder(setting: str, place: str, root: Path) -> Path:
+def _folder(setting: str, path: str, root: Path) -> Path:
     """The folder that a setting names, relative to `root`."""
     try:
-        return root / Path(place).expanduser()
+        return root / Path(path).expanduser()
     except RuntimeError:
-        where = f"{one_line(place)} starts at the home of a user"
-        raise SettingsError(f"{setting}: {where} who is not known here") from None
+        raise SettingsError(f"{setting}: {one_line(path)} is in the home folder of an unknown user") from None

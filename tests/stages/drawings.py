@@ -1,4 +1,4 @@
-"""Mirrors that tests make: noise for drawings, so that no two are the same."""
+"""Mirrors for tests, whose drawings are noise, so that no two are the same."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def noise(name: str, rows: int) -> Pixels:
 
 
 def make_mirror(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
-    """A folder of `<class>.npy`."""
+    """Create a folder of `<class>.npy` files and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in counts.items():
         np.save(folder / f"{name}.npy", noise(name, rows))
@@ -26,6 +26,6 @@ def make_mirror(folder: Path, counts: Mapping[str, int] = COUNTS) -> Path:
 
 
 def first_by_sorting(counts: Mapping[str, int], number: int) -> list[tuple[str, int]]:
-    """The first drawings (class, row), by the rule in its shortest form: sort all keys by their hash."""
+    """The first drawings (class, row) in the order of TensorFlow Datasets: all keys, sorted by their hash."""
     keys = [(name, row) for name, rows in counts.items() for row in range(rows)]
     return sorted(keys, key=lambda key: hashlib.md5(f"train{key[0]}_{key[1]}".encode()).digest())[:number]

@@ -92,9 +92,9 @@ def do_nothing() -> None:
     ("damage", "changes", "code", "message"),
     [
         (do_nothing, {"num_drawings": 461}, 2, "num_drawings is 461, and the mirror has 460 drawings; expected: 1 to"),
-        (do_nothing, {"mirror": "~nosuchuser/x"}, 2, "mirror: ~nosuchuser/x starts at the home of a user who is"),
-        (do_nothing, {"source": "tfds", "data_dir": "~nosuchuser"}, 2, "data_dir: ~nosuchuser starts at the home of"),
-        (remove_mirror, {}, 1, "mirror: there is no folder mirror"),
+        (do_nothing, {"mirror": "~nosuchuser/x"}, 2, "mirror: ~nosuchuser/x is in the home folder of an unknown user"),
+        (do_nothing, {"source": "tfds", "data_dir": "~nosuchuser"}, 2, "data_dir: ~nosuchuser is in the home folder"),
+        (remove_mirror, {}, 1, "mirror: the folder mirror does not exist"),
         (truncate, {}, 1, "mirror: mirror/bee.npy is cut short: 94,108 bytes, where its header says 120 drawings"),
         (write_pickle, {}, 1, "mirror: mirror/bee.npy holds pickled objects"),
         (write_wrong_shape, {}, 1, "mirror: mirror/bee.npy has the shape (3, 28, 28); drawings are (N, 784)"),

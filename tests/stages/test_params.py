@@ -83,9 +83,9 @@ def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
         ({"classes": "bee"}, "classes is 'bee'; expected: a list of one or more class names"),
         ({"classes": ["bee", 5]}, "classes, entry 2, is 5; expected: a list of one or more class names"),
         ({"classes": ["bee", "sun", "bee"]}, "classes: 'bee' is listed twice; list each class once"),
-        ({"classes": ["../bee"]}, "classes: '../bee' cannot be the name of a class, which is also that of a file"),
-        ({"mirror": "mine", "classes": ["my:dog"]}, "classes: 'my:dog' cannot be the name of a class, which is also "
-                                                    "that of a file"),
+        ({"classes": ["../bee"]}, "classes: '../bee' cannot be the name of a class, which must be a valid file name"),
+        ({"mirror": "mine", "classes": ["my:dog"]}, "classes: 'my:dog' cannot be the name of a class, which must "
+                                                    "be a valid file name"),
         ({"classes": ["bee", "bycicle"]}, "classes: 'bycicle' is not a class of Quick, Draw!. Did you mean 'bicycle'?"),
         ({"classes": ["see turtle"]}, "classes: 'see turtle' is not a class of Quick, Draw!. Did you mean "
                                       "'sea turtle'?"),

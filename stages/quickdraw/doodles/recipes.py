@@ -1,4 +1,4 @@
-"""How each class is drawn: one short recipe a way to draw it, in the strokes of `pen.py`."""
+"""How each class is drawn: one short recipe for each way to draw it, in the strokes of `pen.py`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,13 @@ from stages.quickdraw.doodles.pen import Length, Pen, When, around
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to draw a class: the share of its drawings made so, against its other recipes', and how far they tilt."""
+    """One way to draw a class.
+
+    Attributes:
+      draw: draws it with a pen. The function's name is part of the random seed: to rename it changes the drawings.
+      share: of the class's drawings, relative to the shares of its other recipes.
+      tilt: the maximum rotation to either side, in turns.
+    """
 
     draw: Callable[[Pen], None]
     share: float
@@ -23,7 +29,7 @@ RECIPES: dict[str, list[Recipe]] = {}
 def doodle(
     name: str, share: float = 1.0, tilt: float = 0.03
 ) -> Callable[[Callable[[Pen], None]], Callable[[Pen], None]]:
-    """Make a function a recipe of the class `name`; `tilt` is in turns, to either side."""
+    """A decorator that registers a function as a recipe of the class `name`; `share` and `tilt` as in `Recipe`."""
 
     def register(draw: Callable[[Pen], None]) -> Callable[[Pen], None]:
         RECIPES.setdefault(name, []).append(Recipe(draw, share, tilt))
@@ -32,11 +38,11 @@ def doodle(
     return register
 
 
-# What several of them have
+# Parts that several recipes share
 
 
 def wheel(pen: Pen, x: Length, y: Length, r: Length, hub: float = 0.0, filled: float = 0.0, when: When = True) -> None:
-    """A wheel, by chance with a hub or filled."""
+    """A wheel; `hub` and `filled` are the probabilities that it has a hub and is filled."""
     pen.ring(x, y, r, when=when)
     pen.ring(x, y, 0.3 * r, when=when & pen.chance(hub))
     pen.scribble(x, y, 0.8 * r, 0.8 * r, 8, when=when & pen.chance(filled))
@@ -651,7 +657,7 @@ def fir_tree(pen: Pen) -> None:
     pen.line((-0.12, 1), (0.12, 1))
 
 
-# And others, for a filter to leave out
+# Other classes, which the filter stage leaves out
 
 
 @doodle("apple")

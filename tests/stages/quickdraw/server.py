@@ -1,7 +1,7 @@
-"""A web server on this machine that serves files by ranges, and misbehaves where a test asks for it.
+"""A local web server with range requests, whose responses a test can change.
 
-As a command it serves a folder until it is ended: `python -m tests.stages.quickdraw.server <folder> [latency]` prints
-its address first.
+As a command it prints its address and serves a folder until it is stopped:
+`python -m tests.stages.quickdraw.server <folder> [latency]`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 
 @dataclass
 class Request:
-    """What was asked for; `stop` is exclusive, and both are None for a whole file."""
+    """A request. `start` and `stop` (exclusive) are the range; both are None for a whole file."""
 
     path: str
     start: int | None
@@ -29,23 +29,33 @@ class Request:
 
 @dataclass
 class Answer:
-    """What is about to be sent, to be changed by a test's `misbehave`."""
+    """The response that is about to be sent. A test's `misbehave` can change it."""
 
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
-    latency: float = 0  # seconds before anything is sent
+    latency: float = 0  # seconds before the response is sent
     cut: int | None = None  # bytes of the body after which the connection is reset
-    stall: int | None = None  # bytes of the body after which nothing more comes
+    stall: int | None = None  # bytes of the body after which no more is sent
 
 
 Misbehave = Callable[[Request, Answer], None]
 
 
 class Server:
-    """Serves `<folder>/<path>` at `address` within `with`; `requests` lists what was asked for.
+    """Serves `<folder>/<path>` at `address` within a `with` block.
 
-    Without `ranges` it sends whole files whatever is asked; with `listing` a folder is a page of links.
+    Args:
+      folder: with the files to serve.
+      misbehave: called with each request and response, which it may change.
+      latency: of each response, in seconds.
+      ranges: whether to answer range requests; if False, the whole file is sent.
+
+    Attributes:
+      listing: whether to answer the request for a folder with a page of links.
+      requests: all requests received.
+      connections: the number of connections accepted.
+      sent: the number of bytes sent; a client can request it under the path ".sent".
     """
 
     def __init__(
@@ -58,7 +68,7 @@ class Server:
         self.listing = False
         self.requests: list[Request] = []
         self.connections = 0
-        self.sent = 0  # bytes; asked for under the path ".sent" too
+        self.sent = 0
         self.address = ""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -78,18 +88,18 @@ class Server:
         self._loop.close()
 
     def parts(self) -> list[Request]:
-        """The requests for drawings: all but those for the beginning of a file, and for the folder."""
+        """The requests for drawings: all except those for the head of a file and for the folder."""
         return [request for request in self.requests if request.path.endswith(".npy") and request.start != 0]
 
-    def settle(self) -> None:
-        """Wait until nothing more is asked for."""
-        before = -1
-        while before < len(self.requests):
-            before = len(self.requests)
+    def wait_until_idle(self) -> None:
+        """Wait until no more requests arrive."""
+        count = -1
+        while count < len(self.requests):
+            count = len(self.requests)
             time.sleep(0.3)
 
     async def listen(self) -> asyncio.Server:
-        """Open a port of this machine alone."""
+        """Listen on a free port of the loopback interface."""
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=512)
         self.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         return server
@@ -105,19 +115,19 @@ class Server:
         self.connections += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                first, *lines = head.decode("latin-1").split("\r\n")
+                request_line, *lines = head.decode("latin-1").split("\r\n")
                 headers = {
                     key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)
                 }
-                found = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", ""))
-                start, stop = (int(found[1]), int(found[2]) + 1) if found else (None, None)
-                target = re.sub("^http://[^/]*", "", first.split(" ")[1])  # a proxy is asked for the whole address
+                match = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", ""))
+                start, stop = (int(match[1]), int(match[2]) + 1) if match else (None, None)
+                target = re.sub("^http://[^/]*", "", request_line.split(" ")[1])  # a proxy receives the whole URL
                 request = Request(unquote(target.partition("?")[0]).lstrip("/"), start, stop, headers)
                 self.requests.append(request)
                 if not await self._send(request, writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has what it wanted
+            pass  # the client closed the connection
         except asyncio.CancelledError:
             writer.transport.abort()
         finally:
@@ -133,7 +143,7 @@ class Server:
         lines = [f"HTTP/1.1 {answer.status} {'OK' if answer.status < 300 else 'Trouble'}"]
         lines += [f"{key}: {value}" for key, value in headers.items() if value]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")
-        end = next((at for at in (answer.cut, answer.stall) if at is not None), len(answer.body))
+        end = next((limit for limit in (answer.cut, answer.stall) if limit is not None), len(answer.body))
         writer.write(head + answer.body[:end])
         self.sent += len(head) + end
         await writer.drain()
@@ -167,10 +177,10 @@ class Server:
         file = self.folder / path
         if not file.is_file():
             return b"", ""
-        written = file.stat().st_mtime_ns
-        if path not in self._contents or self._contents[path][0] != written:
+        modified = file.stat().st_mtime_ns
+        if path not in self._contents or self._contents[path][0] != modified:
             content = file.read_bytes()
-            self._contents[path] = (written, content, f'"{hashlib.md5(content).hexdigest()}"')
+            self._contents[path] = (modified, content, f'"{hashlib.md5(content).hexdigest()}"')
         return self._contents[path][1:]
 
 

@@ -8,7 +8,7 @@ from stages.quickdraw import images, mirrors
 from tests.stages.drawings import COUNTS, make_mirror, noise
 
 
-def test_blocks_make_one_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_joins_blocks_and_prefetched_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "BLOCK", 7)
     mirror = mirrors.Folder(make_mirror(tmp_path / "mirror"))
     names, rows = ["tree", "bee", "zorro", "bee"] * 5, list(range(20))
@@ -19,5 +19,5 @@ def test_blocks_make_one_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert written.dtype == np.uint8
     assert np.array_equal(written, expected.reshape(20, 28, 28, 1))
 
-    some = drawings.iloc[[3, 17, 8]]
-    assert np.array_equal(images.Prefetched(tmp_path / "images.npy").pixels(some), expected[[3, 17, 8]])
+    selected = drawings.iloc[[3, 17, 8]]
+    assert np.array_equal(images.Prefetched(tmp_path / "images.npy").pixels(selected), expected[[3, 17, 8]])

@@ -1,4 +1,4 @@
-"""A run that is killed: whatever the moment, the next one goes on, and the outcome is byte for byte the same."""
+"""A killed run can be resumed at any moment, and its outputs are the same to the byte."""
 
 import os
 import random
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.robustness
 
 COUNTS = {"bee": 5000, "sea turtle": 4000, "tree": 6000, "zorro": 1000}
 KILLS = 20
-OUTCOME = ("data/extract/index.parquet", "data/filter/images.npy", "data/filter/drawings.parquet")
+OUTPUTS = ("data/extract/index.parquet", "data/filter/images.npy", "data/filter/drawings.parquet")
 
-# What is written once a second is written a hundred times here, so that twenty kills do not take a minute.
+# Rows are saved a hundred times a second instead of once, so that twenty kills do not take a minute.
 RUN = """
 import sys
 from stages import command, extract, filter
@@ -36,12 +36,12 @@ for stage in (extract, filter):
 """
 
 
-def start(folder: Path, cache: Path, way: str, unsaved: str = "0.01") -> "subprocess.Popen[str]":
-    """A run in a folder, that has imported what it needs."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "QUICKDRAW_CACHE": str(cache), "QUICKDRAW_FETCH": way}
+def start(folder: Path, cache: Path, strategy: str, save_every: str = "0.01") -> "subprocess.Popen[str]":
+    """Start a run in a folder, and wait until it has imported its modules."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "QUICKDRAW_CACHE": str(cache), "QUICKDRAW_FETCH": strategy}
     environment.pop("DVC_ROOT", None)
     run = subprocess.Popen(
-        [sys.executable, "-c", RUN, unsaved], cwd=folder, env=environment, text=True,
+        [sys.executable, "-c", RUN, save_every], cwd=folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert run.stdout is not None and run.stdout.readline() == "ready\n"
@@ -53,78 +53,80 @@ def finish(run: "subprocess.Popen[str]") -> None:
     assert run.returncode == 0, errors
 
 
-@pytest.mark.parametrize("way", ["ranges", "files"])
-def test_a_fetch_that_is_killed_twenty_times(
-    way: str, full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("strategy", ["ranges", "files"])
+def test_a_fetch_killed_twenty_times_has_the_same_outputs(
+    strategy: str, full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"num_drawings": 1600, "classes": ("bee", "tree", "zorro")}
     mirror = make_mirror(tmp_path / "mirror", COUNTS)
     with Server(mirror, latency=0.02) as server:
         server.listing = True
-        folders = {name: tmp_path / name for name in ("killed", "whole")}
+        folders = {name: tmp_path / name for name in ("killed", "uninterrupted")}
         for folder in folders.values():
             folder.mkdir()
             settings = full_run.model_copy(update=changes | {"mirror": server.address})
             write(folder, settings.model_dump(mode="json"))
 
-        finish(start(folders["whole"], tmp_path / "its own cache", way))
-        whole = len(server.requests)
+        finish(start(folders["uninterrupted"], tmp_path / "second cache", strategy))
+        uninterrupted = len(server.requests)
 
-        # A moment is a number of requests into the run, and some milliseconds: few enough that twenty kills do not
-        # reach the end, and enough to get through what each run asks first.
-        chance = random.Random(0)
-        kept = []
+        # Each kill comes after a random number of requests and milliseconds: few enough that the fetch is not complete
+        # after twenty kills, and enough to get beyond the first requests of each run.
+        random_numbers = random.Random(0)
+        cached_bytes = []
         for _ in range(KILLS):
-            run = start(folders["killed"], tmp_path / "cache", way)
-            moment = len(server.requests) + chance.randrange(max(whole // 8, 24))
-            while len(server.requests) < moment and run.poll() is None:
+            run = start(folders["killed"], tmp_path / "cache", strategy)
+            requests = len(server.requests) + random_numbers.randrange(max(uninterrupted // 8, 24))
+            while len(server.requests) < requests and run.poll() is None:
                 time.sleep(0.001)
-            time.sleep(chance.uniform(0, 0.02))
+            time.sleep(random_numbers.uniform(0, 0.02))
             run.kill()
             run.communicate()
-            kept.append(sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.rows")))
-        finish(start(folders["killed"], tmp_path / "cache", way))
-        more = len(server.requests) - 2 * whole
-        print(f"{way}: {KILLS} kills cost {more} requests on top of {whole}; kept after each: {kept}")
+            cached_bytes.append(sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.rows")))
+        finish(start(folders["killed"], tmp_path / "cache", strategy))
+        extra = len(server.requests) - 2 * uninterrupted
+        print(
+            f"{strategy}: {KILLS} kills cost {extra} requests more than {uninterrupted}; cached bytes: {cached_bytes}"
+        )
 
-    for path in OUTCOME:
-        assert (folders["killed"] / path).read_bytes() == (folders["whole"] / path).read_bytes(), path
-    assert kept == sorted(kept), "nothing that was kept is lost"
-    assert way == "files" or len(set(kept)) > 10, "the kills came at different moments"
+    for path in OUTPUTS:
+        assert (folders["killed"] / path).read_bytes() == (folders["uninterrupted"] / path).read_bytes(), path
+    assert cached_bytes == sorted(cached_bytes), "a kill lost cached rows"
+    assert strategy == "files" or len(set(cached_bytes)) > 10, "the kills all came at the same moments"
 
 
-def test_two_runs_of_the_stages_at_once(full_run: Params, tmp_path: Path) -> None:
+def test_two_concurrent_runs_fetch_each_drawing_once(full_run: Params, tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path / "mirror", COUNTS)
     settings = full_run.model_copy(update={"num_drawings": 1600, "classes": ("bee", "tree", "zorro")})
     with Server(mirror, latency=0.01) as server:
         server.listing = True
         runs = []
-        for name in ("one", "two"):
+        for name in ("first", "second"):
             (tmp_path / name).mkdir()
             write(tmp_path / name, settings.model_copy(update={"mirror": server.address}).model_dump(mode="json"))
             runs.append(start(tmp_path / name, tmp_path / "cache", "ranges"))
         for run in runs:
             finish(run)
-        asked = [(request.path, request.start) for request in server.parts()]
-    assert len(asked) == len(set(asked)), "no drawing is fetched twice"
-    for path in OUTCOME:
-        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
-    assert len(np.load(tmp_path / "one/data/filter/images.npy")) > 900
+        ranges = [(request.path, request.start) for request in server.parts()]
+    assert len(ranges) == len(set(ranges)), "a drawing was fetched twice"
+    for path in OUTPUTS:
+        assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
+    assert len(np.load(tmp_path / "first/data/filter/images.npy")) > 900
 
 
-def test_an_interrupt_keeps_what_has_come(full_run: Params, tmp_path: Path) -> None:
+def test_an_interrupted_run_saves_the_rows_it_received(full_run: Params, tmp_path: Path) -> None:
     mirror = make_mirror(tmp_path / "mirror", COUNTS)
     with Server(mirror, latency=0.05) as server:
         server.listing = True
         changes = {"mirror": server.address, "num_drawings": 1600, "classes": ("bee", "tree")}
         write(tmp_path, full_run.model_copy(update=changes).model_dump(mode="json"))
-        run = start(tmp_path, tmp_path / "cache", "ranges", unsaved="3600")
+        run = start(tmp_path, tmp_path / "cache", "ranges", save_every="3600")
         while len(server.requests) < 300 and run.poll() is None:
             time.sleep(0.001)
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate()
     assert run.returncode == 130
     assert "Traceback" not in errors
-    kept = sum(path.stat().st_size // 792 - 1 for path in (tmp_path / "cache").rglob("*.rows"))
-    assert kept > 200, "all that had come, though nothing had been written yet"
+    cached = sum(path.stat().st_size // 792 - 1 for path in (tmp_path / "cache").rglob("*.rows"))
+    assert cached > 200, "received rows were lost"
     assert not list(tmp_path.glob("data/filter/*"))

@@ -12,10 +12,10 @@ def test_labels_are_line_numbers() -> None:
     assert names[26] == "bee"
     assert names[309] == "The Eiffel Tower"
     assert names[308] == "tent"
-    assert (names[16], names[17]) == ("baseball bat", "baseball")  # the order is not quite the alphabet's
+    assert (names[16], names[17]) == ("baseball bat", "baseball")  # not quite in alphabetical order
 
 
-def test_the_bucket_holds_every_class_in_files_of_whole_drawings() -> None:
+def test_the_bucket_has_a_file_of_whole_drawings_for_every_class() -> None:
     files = published()
     assert files.keys() == set(labels())
     assert {file.size % 784 for file in files.values()} == {80}
@@ -23,18 +23,18 @@ def test_the_bucket_holds_every_class_in_files_of_whole_drawings() -> None:
     assert all(len(file.sha256) == 64 for file in files.values())
 
 
-def test_classes_of_ones_own_are_numbered_after_the_published_ones() -> None:
-    numbers = numbered(["zorro", "bee", "abacus", "aircraft carrier"])
-    assert list(numbers.items()) == [("aircraft carrier", 0), ("bee", 26), ("abacus", 345), ("zorro", 346)]
+def test_unpublished_classes_get_labels_after_the_published_ones() -> None:
+    class_labels = numbered(["zorro", "bee", "abacus", "aircraft carrier"])
+    assert list(class_labels.items()) == [("aircraft carrier", 0), ("bee", 26), ("abacus", 345), ("zorro", 346)]
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\nb", " bee", "x" * 201, "*", "a\x00", "\udcff"])
-def test_a_name_that_no_class_can_have(name: str) -> None:
+def test_an_invalid_class_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be the name of a class"):
         check_name(name)
 
 
-def test_labels_import_neither_tensorflow_nor_its_datasets() -> None:
+def test_labels_import_neither_tensorflow_nor_tensorflow_datasets() -> None:
     code = "import sys; from stages.quickdraw.labels import labels; labels(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"tensorflow", "tensorflow_datasets", "numpy"} & set(modules)

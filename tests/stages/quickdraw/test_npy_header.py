@@ -7,7 +7,7 @@ import pytest
 from stages.quickdraw import npy_header
 
 
-def saved(array: object, version: tuple[int, int] | None = None) -> bytes:
+def npy_bytes(array: object, version: tuple[int, int] | None = None) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array(file, np.asanyarray(array), version)
     return file.getvalue()
@@ -20,8 +20,8 @@ def with_header(text: str, version: int = 1, body: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 @pytest.mark.parametrize("rows", [0, 1, 7])
-def test_the_header_of_whole_drawings(version: tuple[int, int], rows: int) -> None:
-    content = saved(np.zeros((rows, 784), np.uint8), version)
+def test_the_header_of_an_array_of_drawings(version: tuple[int, int], rows: int) -> None:
+    content = npy_bytes(np.zeros((rows, 784), np.uint8), version)
     header = npy_header.parse(content[: npy_header.MAX_HEADER_BYTES], len(content))
     assert header.rows == rows
     assert header.size == len(content)
@@ -33,7 +33,7 @@ def test_the_header_of_the_public_bucket_is_80_bytes() -> None:
     assert npy_header.parse(content, len(content)) == npy_header.Header(80, 3)
 
 
-def test_what_other_writers_write() -> None:
+def test_headers_of_other_writers() -> None:
     for text in (
         "{'shape': (2L, 784L), 'fortran_order': False, 'descr': '<u1'}\n",
         "{'descr':'u1','fortran_order':False,'shape':(2,784)}",
@@ -42,36 +42,36 @@ def test_what_other_writers_write() -> None:
         assert npy_header.parse(content, len(content)).rows == 2
 
 
-WHOLE = saved(np.zeros((5, 784), np.uint8))
-SAYS = "{{'descr': '|u1', 'fortran_order': False, 'shape': {}, }}"
+VALID = npy_bytes(np.zeros((5, 784), np.uint8))
+HEADER = "{{'descr': '|u1', 'fortran_order': False, 'shape': {}, }}"
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"PK\x03\x04 a zip file", "is not a .npy file"),
         (b"\x93NUMPY", "is not a .npy file"),
-        (WHOLE[:50], "is cut short in its header"),
-        (WHOLE[:-1], "is cut short: 4,047 bytes, where its header says 5 drawings, 4,048 bytes"),
-        (WHOLE + b"\0", "is too long"),
-        (b"\x93NUMPY\x09\x00" + WHOLE[8:], "version 9"),
-        (saved(np.zeros((5, 28, 28), np.uint8)), r"has the shape \(5, 28, 28\); drawings are \(N, 784\)"),
-        (saved(np.zeros(784, np.uint8)), "has the shape"),
-        (saved(np.zeros((), np.uint8)), "has the shape"),
-        (saved(np.zeros((5, 784), np.float32)), "values of type <f4"),
-        (saved(np.zeros((5, 784), np.int8)), "values of type"),
-        (saved(np.zeros((5, 784), [("a", "u1")])), "values of type"),
-        (saved(np.array([{}], object)), "pickled objects"),
-        (saved(np.asfortranarray(np.zeros((5, 784), np.uint8))), "Fortran order"),
-        (with_header(SAYS.format(f"({2**60}, 784)")), "is cut short: 8. bytes"),
-        (with_header(SAYS.format(f"({'9' * 500}, 784)")), "says nothing"),
-        (with_header("(" * 900, 2), "says nothing"),
-        (with_header("__import__('os').abort()"), "says nothing"),
+        (VALID[:50], "is cut short in its header"),
+        (VALID[:-1], "is cut short: 4,047 bytes, where its header says 5 drawings, 4,048 bytes"),
+        (VALID + b"\0", "is too long"),
+        (b"\x93NUMPY\x09\x00" + VALID[8:], "version 9"),
+        (npy_bytes(np.zeros((5, 28, 28), np.uint8)), r"has the shape \(5, 28, 28\); drawings are \(N, 784\)"),
+        (npy_bytes(np.zeros(784, np.uint8)), "has the shape"),
+        (npy_bytes(np.zeros((), np.uint8)), "has the shape"),
+        (npy_bytes(np.zeros((5, 784), np.float32)), "values of type <f4"),
+        (npy_bytes(np.zeros((5, 784), np.int8)), "values of type"),
+        (npy_bytes(np.zeros((5, 784), [("a", "u1")])), "values of type"),
+        (npy_bytes(np.array([{}], object)), "pickled objects"),
+        (npy_bytes(np.asfortranarray(np.zeros((5, 784), np.uint8))), "Fortran order"),
+        (with_header(HEADER.format(f"({2**60}, 784)")), "is cut short: 8. bytes"),
+        (with_header(HEADER.format(f"({'9' * 500}, 784)")), "does not state its type"),
+        (with_header("(" * 900, 2), "does not state its type"),
+        (with_header("__import__('os').abort()"), "does not state its type"),
         (b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1), "has a header of 4,294,967,307 bytes"),
     ],
 )
-def test_what_is_not_whole_drawings_is_refused(content: bytes, says: str) -> None:
-    with pytest.raises(ValueError, match=says) as caught:
+def test_a_file_of_anything_but_whole_drawings_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         npy_header.parse(content[: npy_header.MAX_HEADER_BYTES], len(content))
     assert len(str(caught.value)) < 300

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets is the oracle: its own builder downloads and writes, and `train[:N]` is compared with ours."""
+"""The stages select the same drawings as TensorFlow Datasets, whose builder and `train[:N]` are the reference."""
 
 import os
 import subprocess
@@ -19,14 +19,14 @@ from tests.stages.quickdraw.server import Server
 
 pytestmark = pytest.mark.slow
 
-ROWS = 7  # of each class but the twenty
-MORE = ("bee", "sea turtle", "The Eiffel Tower", "tree")
+CLASSES = ("bee", "sea turtle", "The Eiffel Tower", "tree")  # with 60 rows each
+ROWS = 7  # of each other class
 
-SHARDS = (0, 1, 5, 40)  # files to write; 0 lets it choose
-NUMBERS = (1, 100, 1000, 60 * len(MORE) + ROWS * (345 - len(MORE)))
+SHARDS = (0, 1, 5, 40)  # the number of files to write; with 0 TensorFlow Datasets chooses it
+NUMBERS = (1, 100, 1000, 60 * len(CLASSES) + ROWS * (345 - len(CLASSES)))
 
-# In a process of its own: TensorFlow is not imported where the stages run, and its warnings are its own.
-ORACLE = """
+# Run in another process: the process of the stages does not import TensorFlow, and in tests warnings are errors.
+REFERENCE = """
 import sys
 import numpy as np
 import tensorflow_datasets as tfds
@@ -47,12 +47,12 @@ for count in map(int, shards.split(",")):
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, int]:
-    return {name: 60 if name in MORE else ROWS for name in labels()}
+    return {name: 60 if name in CLASSES else ROWS for name in labels()}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, counts: dict[str, int]) -> Iterator[Server]:
-    """A small mirror of all 345 classes, on the web of this machine."""
+    """A small mirror of all 345 classes on a local web server."""
     folder = tmp_path_factory.mktemp("web") / "full" / "numpy_bitmap"
     folder.mkdir(parents=True)
     for name, rows in counts.items():
@@ -62,12 +62,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, counts: dict[str, int]) -> 
 
 
 @pytest.fixture(scope="module")
-def oracle(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What TensorFlow Datasets makes of it and reads of that: a data directory a number of files."""
-    folder = tmp_path_factory.mktemp("oracle")
-    numbers = [",".join(map(str, several)) for several in (SHARDS, NUMBERS)]
+def reference(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data directory for each of SHARDS, and the drawings that TensorFlow Datasets reads from it."""
+    folder = tmp_path_factory.mktemp("reference")
+    numbers = [",".join(map(str, values)) for values in (SHARDS, NUMBERS)]
     done = subprocess.run(
-        [sys.executable, "-c", ORACLE, str(folder), f"{server.address}/full/numpy_bitmap", *numbers],
+        [sys.executable, "-c", REFERENCE, str(folder), f"{server.address}/full/numpy_bitmap", *numbers],
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "no_proxy": "127.0.0.1"},
         capture_output=True,
         text=True,
@@ -78,13 +78,13 @@ def oracle(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=SHARDS)
-def data_dir(request: pytest.FixtureRequest, oracle: Path) -> Path:
-    return oracle / str(request.param)
+def data_dir(request: pytest.FixtureRequest, reference: Path) -> Path:
+    return reference / str(request.param)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("source", ["mirror", "tfds"])
-def test_train_n_is_what_tensorflow_datasets_reads(
+def test_the_first_n_drawings_are_those_of_tensorflow_datasets(
     number: int,
     source: str,
     data_dir: Path,
@@ -95,19 +95,19 @@ def test_train_n_is_what_tensorflow_datasets_reads(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    # On the web where that is read, and from its folder where the prepared files are.
+    # Pixels are read from the web server, or from the prepared files; the latter need the mirror only for its counts.
     mirror = f"{server.address}/full/numpy_bitmap" if source == "mirror" else str(server.folder / "full/numpy_bitmap")
     changes = {"num_drawings": number, "mirror": mirror, "source": source, "data_dir": str(data_dir)}
-    settings = full_run.model_copy(update=changes | {"classes": MORE, "prefetch": True})
-    theirs = np.load(data_dir / f"{number}.npz")
+    settings = full_run.model_copy(update=changes | {"classes": CLASSES, "prefetch": True})
+    expected = np.load(data_dir / f"{number}.npz")
 
     extract.main(settings)
-    assert np.array_equal(pd.read_parquet("data/extract/index.parquet")["label"], theirs["labels"])
-    assert np.array_equal(np.load("data/extract/images.npy"), theirs["images"])
+    assert np.array_equal(pd.read_parquet("data/extract/index.parquet")["label"], expected["labels"])
+    assert np.array_equal(np.load("data/extract/images.npy"), expected["images"])
 
     if number >= 1000:
-        Path("data/extract/images.npy").unlink()  # so that filter reads the pixels itself
+        Path("data/extract/images.npy").unlink()  # so that the filter stage reads the pixels from the source
         filter_stage.main(settings)
-        chosen = np.isin(theirs["labels"], [labels().index(name) for name in MORE])
-        assert np.array_equal(pd.read_parquet("data/filter/drawings.parquet")["label"], theirs["labels"][chosen])
-        assert np.array_equal(np.load("data/filter/images.npy"), theirs["images"][chosen])
+        chosen = np.isin(expected["labels"], [labels().index(name) for name in CLASSES])
+        assert np.array_equal(pd.read_parquet("data/filter/drawings.parquet")["label"], expected["labels"][chosen])
+        assert np.array_equal(np.load("data/filter/images.npy"), expected["images"][chosen])

@@ -1,4 +1,4 @@
-"""A mirror that behaves, and one that does not: every case ends right or in one line, and the next run continues."""
+"""Fetching from reliable and faulty mirrors: each fetch succeeds or ends with a one-line error, and can be resumed."""
 
 import asyncio
 import hashlib
@@ -26,14 +26,22 @@ from stages.quickdraw.retry import RetryPolicy
 from tests.stages.drawings import COUNTS, make_mirror, noise
 from tests.stages.quickdraw.server import Answer, Misbehave, Request, Server
 
-# Tries again at once, but waits for an answer for as long as a busy machine may take; HASTY is for what never answers.
+# CALM retries soon, but has timeouts long enough for a busy machine. SHORT_TIMEOUTS is for responses that never come.
 CALM = RetryPolicy(
-    attempts=5, first_attempts=3, wait=0.01, longest_wait=0.05, longest_retry_after=2, silence=15, request=30, total=120
+    max_attempts=5,
+    max_first_attempts=3,
+    first_wait=0.01,
+    max_wait=0.05,
+    max_retry_after=2,
+    read_timeout=15,
+    request_timeout=30,
+    total_timeout=120,
 )
-HASTY = replace(CALM, silence=0.3, request=2, total=20)
+SHORT_TIMEOUTS = replace(CALM, read_timeout=0.3, request_timeout=2, total_timeout=20)
 NAMES = ("bee", "sea turtle", "tree")
-WANTED = {name: np.arange(0, COUNTS[name], 3, dtype=np.int32) for name in NAMES}  # no two near: a request each
-NUMBER = sum(map(len, WANTED.values()))
+# Every third row, so that each needs a request.
+REQUESTED = {name: np.arange(0, COUNTS[name], 3, dtype=np.int32) for name in NAMES}
+NUMBER = sum(map(len, REQUESTED.values()))
 
 
 @pytest.fixture
@@ -45,153 +53,159 @@ def serve(folder: Path, misbehave: Misbehave | None = None, latency: float = 0, 
     return Server(folder.parent, misbehave, latency, ranges)
 
 
-def mirror(server: Server, patience: RetryPolicy = CALM, known: dict[str, PublishedFile] | None = None) -> Remote:
-    return Remote(f"{server.address}/two%20words", patience, known)
+def open_mirror(
+    server: Server, retry_policy: RetryPolicy = CALM, published_files: dict[str, PublishedFile] | None = None
+) -> Remote:
+    return Remote(f"{server.address}/two%20words", retry_policy, published_files)
 
 
-def known(folder: Path) -> dict[str, PublishedFile]:
-    files = {name: (folder / f"{name}.npy").read_bytes() for name in COUNTS}
-    return {name: PublishedFile(len(file), hashlib.sha256(file).hexdigest()) for name, file in files.items()}
+def describe_files(folder: Path) -> dict[str, PublishedFile]:
+    contents = {name: (folder / f"{name}.npy").read_bytes() for name in COUNTS}
+    return {
+        name: PublishedFile(len(content), hashlib.sha256(content).hexdigest()) for name, content in contents.items()
+    }
 
 
-def check(mirror: Mirror, wanted: dict[str, Rows]) -> None:
-    for name, rows in wanted.items():
+def check_pixels(mirror: Mirror, requested: dict[str, Rows]) -> None:
+    for name, rows in requested.items():
         out = np.zeros((len(rows), 784), np.uint8)
-        mirror.gather(name, rows[::-1], out)
+        mirror.read_rows(name, rows[::-1], out)
         assert np.array_equal(out, noise(name, COUNTS[name])[rows[::-1]]), name
 
 
 @pytest.fixture(params=["auto", "ranges", "files"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How rows are fetched; `auto` is by files, as these are small."""
+def strategy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How rows are fetched. `auto` reads whole files, because the files of these tests are small."""
     monkeypatch.setenv("QUICKDRAW_FETCH", request.param)
     return str(request.param)
 
 
-def test_rows_come_from_a_server(folder: Path, way: str) -> None:
+def test_rows_are_fetched_from_a_server(folder: Path, strategy: str) -> None:
     with serve(folder) as server:
-        there = mirror(server)
-        there.fetch(WANTED)
-        check(there, WANTED)
-        assert len(server.parts()) == {"auto": 3, "files": 3, "ranges": NUMBER}[way]
+        remote_mirror = open_mirror(server)
+        remote_mirror.fetch(REQUESTED)
+        check_pixels(remote_mirror, REQUESTED)
+        assert len(server.parts()) == {"auto": 3, "files": 3, "ranges": NUMBER}[strategy]
         assert server.connections <= 64
 
 
-def test_counts_come_without_a_list_of_files_too(folder: Path) -> None:
+def test_drawings_are_counted_with_and_without_a_list_of_files(folder: Path) -> None:
     links = ["bee.npy", "/two%20words/sea%20turtle.npy", "zorro.npy?x=1", "../up.npy", "deep/er.npy", "tree.npy"]
-    links += ["http://[/x.npy", "//[x]y/x.npy"]  # no addresses
+    links += ["http://[/x.npy", "//[x]y/x.npy"]  # invalid URLs
     listing = "".join(f'<a href="{link}">x</a>' for link in [*links, "http://a.b/c.npy"])
 
-    def with_list(request: Request, answer: Answer) -> None:
+    def send_listing(request: Request, answer: Answer) -> None:
         if not request.path.endswith(".npy"):
             answer.status, answer.body = 200, listing.encode()
             answer.headers["Content-Type"] = "text/html; charset=utf-8"
 
-    with serve(folder, with_list) as server:
-        assert mirror(server).counts() == {name: COUNTS[name] for name in ("bee", "sea turtle", "tree")}
-    with serve(folder) as server:  # without, the published names are tried
-        assert mirror(server).counts() == {
+    with serve(folder, send_listing) as server:
+        assert open_mirror(server).counts() == {name: COUNTS[name] for name in ("bee", "sea turtle", "tree")}
+    with serve(folder) as server:  # without a list, the published names are tried
+        assert open_mirror(server).counts() == {
             name: COUNTS[name] for name in ("bee", "sea turtle", "The Eiffel Tower", "tree")
         }
-        assert len(server.requests) == 346, "one for the list and one a class"
+        assert len(server.requests) == 346, "expected: one request for the list and one for each class"
 
 
-def test_a_store_that_refuses_what_it_lacks(folder: Path) -> None:
+def test_a_store_that_denies_access_to_missing_files(folder: Path) -> None:
     def refuse(request: Request, answer: Answer) -> None:
         if answer.status == 404:
             forbidden(answer)
 
     with serve(folder, refuse) as server:
-        assert mirror(server).counts() == {
+        assert open_mirror(server).counts() == {
             name: COUNTS[name] for name in ("bee", "sea turtle", "The Eiffel Tower", "tree")
         }
-        with pytest.raises(StageError, match=r"elsewhere/[a-zA-Z ]+.npy: the server refuses it \(403 Trouble\)$"):
+        with pytest.raises(
+            StageError, match=r"elsewhere/[a-zA-Z ]+.npy: the server refused the request \(403 Trouble\)$"
+        ):
             Remote(f"{server.address}/elsewhere", CALM).counts()
         server.misbehave = None
-        with pytest.raises(StageError, match=r"^mirror: http://[\d.:]+/elsewhere/\*.npy: there is no such file$"):
+        with pytest.raises(StageError, match=r"^mirror: http://[\d.:]+/elsewhere/\*.npy: no such file$"):
             Remote(f"{server.address}/elsewhere", CALM).counts()
 
 
-def test_a_second_run_fetches_nothing_and_another_class_comes_alone(folder: Path, way: str) -> None:
+def test_only_rows_that_are_not_cached_are_fetched(folder: Path, strategy: str) -> None:
     with serve(folder) as server:
-        mirror(server, known=known(folder)).fetch(WANTED)
+        open_mirror(server, published_files=describe_files(folder)).fetch(REQUESTED)
         before = len(server.requests)
-        again = mirror(server, known=known(folder))
-        again.fetch(WANTED)
+        second = open_mirror(server, published_files=describe_files(folder))
+        second.fetch(REQUESTED)
         assert len(server.requests) == before
-        check(again, WANTED)
+        check_pixels(second, REQUESTED)
 
-        more = WANTED | {"zorro": np.array([1, 39], np.int32)}
-        again.fetch(more)
+        more = REQUESTED | {"zorro": np.array([1, 39], np.int32)}
+        second.fetch(more)
         assert {request.path for request in server.requests[before:]} == {"two words/zorro.npy"}
-        check(again, more)
+        check_pixels(second, more)
 
         before = len(server.parts())
-        unknown = mirror(server)  # a mirror whose sizes are to be asked for shares what is kept
-        unknown.fetch(more)
+        unpublished = open_mirror(server)  # it has to request the sizes of the files, but shares the cache
+        unpublished.fetch(more)
         assert len(server.parts()) == before
-        check(unknown, more)
+        check_pixels(unpublished, more)
 
 
-def test_pixels_in_the_order_of_drawings(folder: Path) -> None:
+def test_pixels_are_in_the_order_of_the_drawings(folder: Path) -> None:
     drawings = pd.DataFrame({"name": pd.Categorical(["tree", "bee", "tree"]), "row": [7, 0, 1]})
     with serve(folder) as server:
-        there = mirror(server)
-        there.prepare(drawings)
-    assert np.array_equal(there.pixels(drawings), Folder(folder).pixels(drawings))
+        remote_mirror = open_mirror(server)
+        remote_mirror.prepare(drawings)
+    assert np.array_equal(remote_mirror.pixels(drawings), Folder(folder).pixels(drawings))
 
 
-def test_neighbours_come_in_one_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbouring_rows_are_fetched_in_one_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
     rows = np.array([50, 3, 4, 6, 7, 10, 3, 51], np.int32)
     with serve(folder) as server:
-        there = mirror(server)
-        there.fetch({"bee": rows})
-        check(there, {"bee": rows})
+        remote_mirror = open_mirror(server)
+        remote_mirror.fetch({"bee": rows})
+        check_pixels(remote_mirror, {"bee": rows})
         spans = {(request.start, request.stop) for request in server.parts()}
     assert spans == {(128 + 784 * first, 128 + 784 * last + 784) for first, last in ((3, 7), (10, 10), (50, 51))}
 
 
-def test_groups_have_a_bound() -> None:
+def test_a_request_has_a_maximum_number_of_rows() -> None:
     spans = remote._spans(np.arange(3000, dtype=np.int32))
     assert [(int(span[0]), int(span[-1])) for span in spans] == [(0, 1023), (1024, 2047), (2048, 2999)]
 
 
-def test_the_cheaper_way_is_chosen() -> None:
+def test_the_faster_strategy_is_chosen() -> None:
     fetch = remote._Fetch(Remote(BUCKET), {}, None)  # type: ignore[arg-type]
-    start = FileHead(size=115_000_000, version="", ranges=True, content=b"")
-    assert not fetch._whole("bee", start, 1_449)  # of the first 500,000
-    assert fetch._whole("bee", start, 146_000)  # of all
-    seconds = start.size / remote.BYTES_PER_SECOND
-    even = int(seconds / remote.REQUEST_SECONDS)
-    assert not fetch._whole("bee", start, even - 1)
-    assert fetch._whole("bee", start, even + 1)
+    head = FileHead(size=115_000_000, version="", accepts_ranges=True, content=b"")
+    assert not fetch._prefers_whole_file("bee", head, 1_449)  # rows among the first 500,000 drawings
+    assert fetch._prefers_whole_file("bee", head, 146_000)  # rows: all of them
+    seconds = head.size / remote.BYTES_PER_SECOND
+    break_even = int(seconds / remote.REQUEST_SECONDS)
+    assert not fetch._prefers_whole_file("bee", head, break_even - 1)
+    assert fetch._prefers_whole_file("bee", head, break_even + 1)
 
 
-def test_a_way_that_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_strategy_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "fast")
     with (
         serve(folder) as server,
-        pytest.raises(StageError, match="QUICKDRAW_FETCH is 'fast'; permitted: ranges, files"),
+        pytest.raises(StageError, match="QUICKDRAW_FETCH is 'fast'; expected: ranges, files"),
     ):
-        mirror(server).fetch(WANTED)
+        open_mirror(server).fetch(REQUESTED)
 
 
-def test_the_public_bucket_is_known_without_asking(own_cache: Path) -> None:
+def test_the_public_bucket_is_counted_without_a_request(cache_folder: Path) -> None:
     counts = Remote(f"{BUCKET}/").counts()
     assert sum(counts.values()) == 50_426_266
     assert (counts["panda"], counts["snowman"]) == (113_613, 340_029)
     assert list(counts)[:2] == ["aircraft carrier", "airplane"]
-    assert Remote("gs://quickdraw_dataset/full/numpy_bitmap").known is published()
-    assert Remote("https://example.org/full/numpy_bitmap").known is None
-    assert not own_cache.exists()
+    assert Remote("gs://quickdraw_dataset/full/numpy_bitmap").published_files is published()
+    assert Remote("https://example.org/full/numpy_bitmap").published_files is None
+    assert not cache_folder.exists()
 
 
-# --- A network as it is ---
+# --- Faults of the network and the server ---
 
 
 def every(number: int, change: Callable[[Answer], None]) -> Misbehave:
-    """Change every so many answers about drawings."""
+    """Change every `number`-th response to a request for drawings."""
     count = 0
 
     def misbehave(request: Request, answer: Answer) -> None:
@@ -212,7 +226,7 @@ def reset(answer: Answer) -> None:
     answer.cut = len(answer.body) // 2
 
 
-def reset_at_once(answer: Answer) -> None:
+def reset_immediately(answer: Answer) -> None:
     answer.cut = 0
 
 
@@ -220,7 +234,7 @@ def stall(answer: Answer) -> None:
     answer.stall = len(answer.body) // 2
 
 
-def stall_at_once(answer: Answer) -> None:
+def stall_immediately(answer: Answer) -> None:
     answer.latency = 3600
 
 
@@ -232,7 +246,7 @@ def unavailable(answer: Answer) -> None:
     answer.status, answer.body, answer.headers = 503, b"busy", {}
 
 
-def timed_out(answer: Answer) -> None:
+def request_timeout(answer: Answer) -> None:
     answer.status, answer.body, answer.headers = 408, b"", {}
 
 
@@ -240,7 +254,7 @@ def short(answer: Answer) -> None:
     answer.body = answer.body[:-10]
 
 
-def short_in_spite_of_its_length(answer: Answer) -> None:
+def shorter_than_content_length(answer: Answer) -> None:
     answer.headers["Content-Length"] = str(len(answer.body))
     answer.body = answer.body[:-10]
 
@@ -249,58 +263,54 @@ def long(answer: Answer) -> None:
     answer.body += b"0123456789"
 
 
-def nonsense(answer: Answer) -> None:
+def malformed_range(answer: Answer) -> None:
     answer.status, answer.headers = 206, {"Content-Range": "bytes some-more/of them"}
 
 
-PASSING = {
+TRANSIENT = {
     "latency": (1, late),
     "resets": (3, reset),
-    "resets at once": (2, reset_at_once),
+    "immediate resets": (2, reset_immediately),
     "429 with Retry-After": (40, throttle),
     "503": (2, unavailable),
-    "408": (5, timed_out),
-    "short answers": (2, short),
-    "answers shorter than they say": (3, short_in_spite_of_its_length),
-    "long answers": (2, long),
+    "408": (5, request_timeout),
+    "short responses": (2, short),
+    "responses shorter than their Content-Length": (3, shorter_than_content_length),
+    "long responses": (2, long),
     "stalls": (50, stall),
-    "stalls at once": (50, stall_at_once),
-    "nonsense": (4, nonsense),
+    "immediate stalls": (50, stall_immediately),
+    "malformed range": (4, malformed_range),
 }
 
 
-@pytest.mark.parametrize("trouble", PASSING)
-def test_trouble_that_passes_is_lived_through_by_ranges(
-    folder: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT)
+def test_transient_faults_are_retried_by_ranges(folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    with serve(folder, every(*PASSING[trouble])) as server:
-        there = mirror(server, replace(HASTY if "stall" in trouble else CALM, attempts=50))
+    with serve(folder, every(*TRANSIENT[fault])) as server:
+        remote_mirror = open_mirror(server, replace(SHORT_TIMEOUTS if "stall" in fault else CALM, max_attempts=50))
         started = time.monotonic()
-        there.fetch(WANTED)
-        check(there, WANTED)
-    assert len(server.parts()) > NUMBER or trouble == "latency"
-    assert time.monotonic() - started >= (1 if "Retry-After" in trouble else 0)
+        remote_mirror.fetch(REQUESTED)
+        check_pixels(remote_mirror, REQUESTED)
+    assert len(server.parts()) > NUMBER or fault == "latency"
+    assert time.monotonic() - started >= (1 if "Retry-After" in fault else 0)
 
 
-# Not the answers whose length is another: a whole file of another length is another file.
-@pytest.mark.parametrize("trouble", sorted(PASSING.keys() - {"short answers", "long answers"}))
-def test_trouble_that_passes_is_lived_through_by_files(
-    folder: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+# Without responses of the wrong length: a whole file of another length is a different file.
+@pytest.mark.parametrize("fault", sorted(TRANSIENT.keys() - {"short responses", "long responses"}))
+def test_transient_faults_are_retried_by_files(folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "files")
-    with serve(folder, every(2, PASSING[trouble][1])) as server:
-        there = mirror(server, HASTY if "stall" in trouble else CALM)
-        there.fetch(WANTED)
-        check(there, WANTED)
-    assert len(server.parts()) > 3 or trouble == "latency"
+    with serve(folder, every(2, TRANSIENT[fault][1])) as server:
+        remote_mirror = open_mirror(server, SHORT_TIMEOUTS if "stall" in fault else CALM)
+        remote_mirror.fetch(REQUESTED)
+        check_pixels(remote_mirror, REQUESTED)
+    assert len(server.parts()) > 3 or fault == "latency"
 
 
-def error(answer: Answer) -> None:
+def internal_error(answer: Answer) -> None:
     answer.status, answer.body, answer.headers = 500, b"<html>Traceback", {}
 
 
-def patient(answer: Answer) -> None:
+def long_retry_after(answer: Answer) -> None:
     answer.status, answer.body, answer.headers = 429, b"", {"Retry-After": "86400"}
 
 
@@ -337,112 +347,114 @@ def whole_file(answer: Answer) -> None:
     answer.status, answer.headers = 200, {}
 
 
-def to_a_file(answer: Answer) -> None:
+def redirect_to_file(answer: Answer) -> None:
     answer.status, answer.body, answer.headers = 302, b"", {"Location": "file:///etc/passwd"}
 
 
-def in_circles(answer: Answer) -> None:
+def redirect_loop(answer: Answer) -> None:
     answer.status, answer.body, answer.headers = 307, b"", {"Location": "?again"}
 
 
-LASTING = {
-    "500": (error, r"the server says 500 Trouble \(tried 5 times\)"),
-    "stalls": (stall, r"no answer in time \(tried 5 times\)"),
+PERMANENT = {
+    "500": (internal_error, r"the server answered 500 Trouble \(tried 5 times\)"),
+    "stalls": (stall, r"timed out \(tried 5 times\)"),
     "resets": (reset, r"tried 5 times\)"),
-    "short": (short, r"the server sends 774 bytes, and 784 were asked for \(tried 5 times\)"),
-    "long": (long, r"the server sends 794 bytes, and 784 were asked for \(tried 5 times\)"),
-    "a day's wait": (patient, "the server says 429 Trouble, and asks to come back in 86,400 seconds"),
-    "forbidden": (forbidden, r"the server refuses it \(403 Trouble\)"),
-    "gone": (gone, r"is not there any more \(404\)"),
-    "nonsense": (nonsense, r"does not say which bytes it sends \(Content-Range: 'bytes some-more/of them'\)"),
-    "other bytes": (other_bytes, "the server sends other bytes"),
-    "a longer file": (longer_file, r"has 999,999 bytes, and [\d,]+ were expected: it has changed"),
-    "a shorter file": (shorter_file, "has 128 bytes now: it has changed"),
+    "short": (short, r"the server sent 774 bytes, expected 784 \(tried 5 times\)"),
+    "long": (long, r"the server sent 794 bytes, expected 784 \(tried 5 times\)"),
+    "a day's wait": (long_retry_after, "the server answered 429 Trouble, and asks to wait 86,400 seconds; the maximum"),
+    "forbidden": (forbidden, r"the server refused the request \(403 Trouble\)"),
+    "gone": (gone, r"no longer exists \(404\)"),
+    "malformed range": (
+        malformed_range,
+        r"does not say which bytes it sends \(Content-Range: 'bytes some-more/of them'\)",
+    ),
+    "other bytes": (other_bytes, "the server sent the wrong bytes"),
+    "a longer file": (longer_file, r"has 999,999 bytes, expected [\d,]+: it has changed"),
+    "a shorter file": (shorter_file, "now has 128 bytes: it has changed"),
     "another version": (other_version, "changed while it was read"),
     "compressed": (compressed, "sends it compressed"),
-    "whole file": (whole_file, r"ignores the range and sends the whole file \(tried 5 times\)"),
-    "to a file": (to_a_file, "redirected to file://, which is not followed"),
-    "in circles": (in_circles, "redirected more than 5 times"),
+    "whole file": (whole_file, r"ignored the range and sent the whole file \(tried 5 times\)"),
+    "redirect to a file": (redirect_to_file, "redirected to file://, which is not followed"),
+    "redirect loop": (redirect_loop, "redirected more than 5 times"),
 }
 
 
-@pytest.mark.parametrize("trouble", LASTING)
-def test_trouble_that_lasts_is_one_line_and_the_next_run_continues(
-    folder: Path, trouble: str, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+@pytest.mark.parametrize("fault", PERMANENT)
+def test_a_permanent_fault_is_one_error_line_and_the_next_run_resumes(
+    folder: Path, fault: str, monkeypatch: pytest.MonkeyPatch, cache_folder: Path
 ) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    change, says = LASTING[trouble]
+    change, message = PERMANENT[fault]
     count = 0
 
-    def after_a_while(request: Request, answer: Answer) -> None:
+    def change_after_60(request: Request, answer: Answer) -> None:
         nonlocal count
         if request.start and answer.status == 206:
             count += 1
             if count > 60:
                 change(answer)
 
-    with serve(folder, after_a_while) as server:
+    with serve(folder, change_after_60) as server:
         with pytest.raises(StageError) as caught:
-            mirror(server, HASTY if "stall" in trouble else CALM).fetch(WANTED)
+            open_mirror(server, SHORT_TIMEOUTS if "stall" in fault else CALM).fetch(REQUESTED)
         line = str(caught.value)
-        assert re.search(says, line), line
-        assert line.startswith(f"mirror: {server.address}/two%20words/"), "the file is named"
+        assert re.search(message, line), line
+        assert line.startswith(f"mirror: {server.address}/two%20words/"), "the error does not begin with the file"
         assert "\n" not in line and len(line) < 500
-        found = re.search(rf"; (\d+) of {NUMBER} drawings are kept in {own_cache}; running again goes on", line)
-        assert found is not None
-        kept = int(found[1])
-        assert 30 <= kept <= 60 + 64
+        match = re.search(rf"; (\d+) of {NUMBER} drawings are cached in {cache_folder}; the next run resumes", line)
+        assert match is not None
+        cached = int(match[1])
+        assert 30 <= cached <= 60 + 64
 
         server.misbehave = None
-        server.settle()  # the first run had requests under way when it gave up
+        server.wait_until_idle()  # for the requests of the failed fetch
         before = len(server.parts())
-        there = mirror(server)
-        there.fetch(WANTED)
-        assert NUMBER - kept <= len(server.parts()) - before < NUMBER
-        check(there, WANTED)
+        remote_mirror = open_mirror(server)
+        remote_mirror.fetch(REQUESTED)
+        assert NUMBER - cached <= len(server.parts()) - before < NUMBER
+        check_pixels(remote_mirror, REQUESTED)
 
 
-def test_a_network_that_is_down_is_said_soon(folder: Path) -> None:
+def test_an_unreachable_server_is_an_error_within_seconds(folder: Path) -> None:
     with serve(folder) as server:
-        there = mirror(server)
+        remote_mirror = open_mirror(server)
     started = time.monotonic()
     with pytest.raises(StageError, match=r"^mirror: http://127.0.0.1:\d+/two%20words/bee.npy: .*\(tried 3 times\)"):
-        there.fetch({"bee": WANTED["bee"]})
+        remote_mirror.fetch({"bee": REQUESTED["bee"]})
     with pytest.raises(StageError, match=r"^mirror: http://127.0.0.1:\d+/two%20words/\*.npy: .*\(tried 3 times\)"):
-        there.counts()
+        remote_mirror.counts()
     assert time.monotonic() - started < 5
 
 
-def test_all_of_it_has_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetching_and_counting_have_a_deadline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    patience = RetryPolicy(total=0.5)
+    policy = RetryPolicy(total_timeout=0.5)
     with serve(folder, latency=0.3) as server:
-        there = mirror(server, patience)
-        with pytest.raises(StageError, match=r"not done after 0.000139 hours; \d+ of 107 drawings are kept"):
-            there.fetch(WANTED)
-        with pytest.raises(StageError, match=r"^mirror: http://.*/two%20words/\*.npy: not done after 0.000139 hours$"):
-            there.counts()
+        remote_mirror = open_mirror(server, policy)
+        with pytest.raises(StageError, match=r"timed out after 0.000139 hours; \d+ of 107 drawings are cached"):
+            remote_mirror.fetch(REQUESTED)
+        with pytest.raises(StageError, match=r"^mirror: http://.*/two%20words/\*.npy: timed out after 0.000139 hours$"):
+            remote_mirror.counts()
 
 
-def test_a_server_without_ranges_is_read_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_files_are_read_from_a_server_without_ranges(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serve(folder, ranges=False) as server:
-        there = mirror(server)
-        assert sum(there.counts().values()) == 390
-        there.fetch(WANTED)
-        check(there, WANTED)
-    assert capsys.readouterr().err.startswith("the mirror gives no ranges of its files, so they are read whole: about ")
+        remote_mirror = open_mirror(server)
+        assert sum(remote_mirror.counts().values()) == 390
+        remote_mirror.fetch(REQUESTED)
+        check_pixels(remote_mirror, REQUESTED)
+    warning = "the mirror does not support range requests, so whole files are read: about "
+    assert capsys.readouterr().err.startswith(warning)
 
 
-def test_a_server_without_ranges_that_are_insisted_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_the_ranges_that_the_user_requires(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    with serve(folder, ranges=False) as server, pytest.raises(StageError, match="the server gives no ranges"):
-        mirror(server).fetch(WANTED)
+    with serve(folder, ranges=False) as server, pytest.raises(StageError, match="does not support range requests"):
+        open_mirror(server).fetch(REQUESTED)
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_stream_that_breaks_is_taken_up_where_it_broke(
-    folder: Path, ranges: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_stream_is_resumed_where_it_broke(folder: Path, ranges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "files")
     monkeypatch.setattr(remote, "PROGRESS_BYTES", 5_000)
 
@@ -457,195 +469,200 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(
             answer.cut = next(cuts)
 
     with serve(folder, break_off if ranges else break_off_later, ranges=ranges) as server:
-        there = mirror(server, known=known(folder))
-        there.fetch({"bee": WANTED["bee"]})
-        check(there, {"bee": WANTED["bee"]})
-        assert len(server.parts()) == 10, "94,208 bytes, 10,000 at a time"
+        remote_mirror = open_mirror(server, published_files=describe_files(folder))
+        remote_mirror.fetch({"bee": REQUESTED["bee"]})
+        check_pixels(remote_mirror, {"bee": REQUESTED["bee"]})
+        assert len(server.parts()) == 10, "94,208 bytes need ten requests of 10,000"
 
 
-def test_a_file_with_another_checksum_is_not_kept(
-    folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_with_the_wrong_checksum_is_not_cached(
+    folder: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "files")
-    files = known(folder)
+    files = describe_files(folder)
     files["bee"] = files["bee"]._replace(sha256="0" * 64)
     with serve(folder) as server:
-        there = mirror(server, known=files)
-        with pytest.raises(StageError, match=r"bee.npy has the sha256 [0-9a-f]{64}, and 0{64} was expected: nothing"):
-            there.fetch({"bee": WANTED["bee"]})
-    assert [path.stat().st_size for path in own_cache.rglob("*.rows")] == [792], "its first line alone"
-    assert {path.suffix for path in own_cache.rglob("*") if path.is_file()} == {".rows", ".lock"}
+        remote_mirror = open_mirror(server, published_files=files)
+        with pytest.raises(StageError, match=r"bee.npy has the SHA-256 [0-9a-f]{64}, expected 0{64}: none of"):
+            remote_mirror.fetch({"bee": REQUESTED["bee"]})
+    assert [path.stat().st_size for path in cache_folder.rglob("*.rows")] == [792], "the cache holds more than a header"
+    assert {path.suffix for path in cache_folder.rglob("*") if path.is_file()} == {".rows", ".lock"}
 
 
-def test_a_file_of_another_size_than_is_known_is_not_kept(folder: Path, way: str) -> None:
-    files = known(folder)
+def test_a_file_of_the_wrong_size_is_refused(folder: Path, strategy: str) -> None:
+    files = describe_files(folder)
     files["bee"] = files["bee"]._replace(size=files["bee"].size + 784)
     with (
         serve(folder) as server,
-        pytest.raises(StageError, match=r"bee.npy has 94,208 bytes, and 94,992 were expected"),
+        pytest.raises(StageError, match=r"bee.npy has 94,208 bytes, expected 94,992"),
     ):
-        mirror(server, known=files).fetch(WANTED)
+        open_mirror(server, published_files=files).fetch(REQUESTED)
 
 
-def test_a_changed_file_is_not_mixed_with_what_is_kept(folder: Path, way: str) -> None:
+def test_a_changed_file_replaces_the_cached_rows(folder: Path, strategy: str) -> None:
     with serve(folder) as server:
-        mirror(server).fetch(WANTED)
+        open_mirror(server).fetch(REQUESTED)
         changed = noise("bee", COUNTS["bee"])[::-1]
         np.save(folder / "bee.npy", changed)  # of the same size
-        for rows in (WANTED["bee"], np.arange(0, 120, 2, dtype=np.int32)):
-            there = mirror(server)
-            there.fetch(WANTED | {"bee": rows})
+        for rows in (REQUESTED["bee"], np.arange(0, 120, 2, dtype=np.int32)):
+            remote_mirror = open_mirror(server)
+            remote_mirror.fetch(REQUESTED | {"bee": rows})
             out = np.empty((len(rows), 784), np.uint8)
-            there.gather("bee", rows, out)
+            remote_mirror.read_rows("bee", rows, out)
             assert np.array_equal(out, changed[rows])
 
 
-def test_addresses_that_differ_in_their_query_are_not_mixed(folder: Path, way: str) -> None:
-    def say_nothing(request: Request, answer: Answer) -> None:
+def test_urls_with_different_queries_do_not_share_rows(folder: Path, strategy: str) -> None:
+    def remove_etag(request: Request, answer: Answer) -> None:
         answer.headers.pop("ETag", None)
 
     pixels = noise("bee", COUNTS["bee"])
-    with serve(folder, say_nothing) as server:
+    with serve(folder, remove_etag) as server:
         for query in ("", "?of=May", "?of=June", ""):
             pixels = pixels[::-1]
             np.save(folder / "bee.npy", pixels)
-            there = Remote(f"{server.address}/two%20words{query}", CALM)
-            there.fetch({"bee": WANTED["bee"]})
-            out = np.empty((len(WANTED["bee"]), 784), np.uint8)
-            there.gather("bee", WANTED["bee"], out)
-            assert np.array_equal(out, pixels[WANTED["bee"]]), query
+            remote_mirror = Remote(f"{server.address}/two%20words{query}", CALM)
+            remote_mirror.fetch({"bee": REQUESTED["bee"]})
+            out = np.empty((len(REQUESTED["bee"]), 784), np.uint8)
+            remote_mirror.read_rows("bee", REQUESTED["bee"], out)
+            assert np.array_equal(out, pixels[REQUESTED["bee"]]), query
 
 
-def test_a_file_that_became_something_else(folder: Path) -> None:
+def test_invalid_files_and_rows_are_one_error_line(folder: Path) -> None:
     (folder / "bee.npy").write_bytes((folder / "bee.npy").read_bytes()[:-100])
     with serve(folder) as server:
         with pytest.raises(StageError, match=r"bee.npy is cut short: 94,108 bytes, where its header says 120 drawings"):
-            mirror(server).counts()
+            open_mirror(server).counts()
         with pytest.raises(StageError, match=r"bee.npy is cut short"):
-            mirror(server).fetch(WANTED)
-        with pytest.raises(StageError, match=r"tree.npy holds 110 drawings, and row 110 is wanted"):
-            mirror(server).fetch({"tree": np.array([110], np.int32)})
-        with pytest.raises(StageError, match=r"none.npy is not there"):
-            mirror(server).fetch({"none": np.array([0], np.int32)})
+            open_mirror(server).fetch(REQUESTED)
+        with pytest.raises(StageError, match=r"tree.npy holds 110 drawings, and row 110 was requested"):
+            open_mirror(server).fetch({"tree": np.array([110], np.int32)})
+        with pytest.raises(StageError, match=r"none.npy does not exist"):
+            open_mirror(server).fetch({"none": np.array([0], np.int32)})
 
 
-def test_what_signs_an_address_is_sent_and_never_shown(folder: Path, own_cache: Path) -> None:
-    seen = []
+def test_credentials_are_sent_but_never_shown(folder: Path, cache_folder: Path) -> None:
+    authorizations = []
 
-    def look(request: Request, answer: Answer) -> None:
-        seen.append(request.headers.get("authorization", ""))
+    def record(request: Request, answer: Answer) -> None:
+        authorizations.append(request.headers.get("authorization", ""))
 
-    with serve(folder, look) as server:
+    with serve(folder, record) as server:
         address = server.address.replace("http://", "http://me:secret@") + "/two%20words?key=secret"
-        Remote(address, CALM).fetch({"tree": WANTED["tree"]})
+        Remote(address, CALM).fetch({"tree": REQUESTED["tree"]})
         with pytest.raises(StageError) as caught:
             Remote(address, CALM).fetch({"none": np.array([0], np.int32)})
-    assert set(seen) == {"Basic bWU6c2VjcmV0"}
+    assert set(authorizations) == {"Basic bWU6c2VjcmV0"}
     assert "secret" not in str(caught.value)
     assert not [
         path
-        for path in own_cache.rglob("*")
+        for path in cache_folder.rglob("*")
         if "secret" in str(path) or (path.is_file() and b"secret" in path.read_bytes())
     ]
 
 
 @pytest.mark.parametrize(
-    "proxy", ["http://me:secret@{}", "me:secret@{}"], ids=["a proxy with a scheme", "a proxy without"]
+    "proxy", ["http://me:secret@{}", "me:secret@{}"], ids=["proxy with a scheme", "proxy without a scheme"]
 )
-def test_what_lets_one_in_is_not_shown_where_an_answer_cannot_be_read(
+def test_credentials_are_not_shown_if_a_response_is_malformed(
     folder: Path, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def malformed(request: Request, answer: Answer) -> None:
         answer.headers["X"] = "a\0b"
 
-    def who_are_you(request: Request, answer: Answer) -> None:
+    def require_login(request: Request, answer: Answer) -> None:
         answer.status, answer.body = 407, b""
 
     with serve(folder, malformed) as server:
         with pytest.raises(StageError, match=r"two%20words/\*.npy: 400 [ -~]+ \(tried 3 times\)$") as caught:
             Remote(f"{server.address}/two%20words?key=secret", CALM).counts()
         assert "secret" not in str(caught.value)
-        server.misbehave = who_are_you
+        server.misbehave = require_login
         monkeypatch.setenv("https_proxy", proxy.format(server.address.removeprefix("http://")))
         with pytest.raises(StageError, match=r"/x/\*.npy: 407 Trouble \(tried 3 times\)$") as caught:
             Remote("https://drawings.example/x?key=secret", CALM).counts()
         assert "secret" not in str(caught.value)
 
 
-# --- Where a redirect may lead ---
+# --- Redirects and proxies ---
 
-OPEN, CLOSED = "93.184.216.34", "10.0.0.1"
+PUBLIC, PRIVATE = "93.184.216.34", "10.0.0.1"
 
 
-class Names:
-    """Name servers for tests: the addresses that a host has the first time it is looked up, the second, and so on."""
+class FakeDns:
+    """Replaces name resolution.
+
+    Attributes:
+      lookups: the results of each host's look-ups in order, each a list of addresses; the last one is repeated.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.known: dict[str, list[list[str]]] = {}
+        self.lookups: dict[str, list[list[str]]] = {}
         self._real = socket.getaddrinfo
         monkeypatch.setattr("socket.getaddrinfo", self._look_up)
 
-    def _look_up(self, host: str, port: int, *arguments: Any, **named: Any) -> list[Any]:
-        if host not in self.known:
-            return list(self._real(host, port, *arguments, **named))
-        found = self.known[host].pop(0) if len(self.known[host]) > 1 else self.known[host][0]
-        if not found:
+    def _look_up(self, host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        if host not in self.lookups:
+            return list(self._real(host, port, *args, **kwargs))
+        addresses = self.lookups[host].pop(0) if len(self.lookups[host]) > 1 else self.lookups[host][0]
+        if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    return Names(monkeypatch)
+def dns(monkeypatch: pytest.MonkeyPatch) -> FakeDns:
+    return FakeDns(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("mirror", "target", "permitted"),
+    ("mirror", "target", "allowed"),
     [
-        ([OPEN], [OPEN], True),
-        ([OPEN], [CLOSED], False),
-        ([OPEN], [OPEN, CLOSED], False),
-        ([OPEN, CLOSED], [CLOSED], False),
-        ([CLOSED], [CLOSED], True),
-        ([CLOSED, "192.168.0.1"], [OPEN, CLOSED], True),
-        ([], [CLOSED], False),
-        ([], [OPEN], True),
+        ([PUBLIC], [PUBLIC], True),
+        ([PUBLIC], [PRIVATE], False),
+        ([PUBLIC], [PUBLIC, PRIVATE], False),
+        ([PUBLIC, PRIVATE], [PRIVATE], False),
+        ([PRIVATE], [PRIVATE], True),
+        ([PRIVATE, "192.168.0.1"], [PUBLIC, PRIVATE], True),
+        ([], [PRIVATE], False),
+        ([], [PUBLIC], True),
     ],
 )
-def test_a_redirect_leads_into_a_private_network_from_one_alone(
-    mirror: list[str], target: list[str], permitted: bool, names: Names
+def test_only_a_private_mirror_may_redirect_into_a_private_network(
+    mirror: list[str], target: list[str], allowed: bool, dns: FakeDns
 ) -> None:
-    names.known = {"mirror.example": [mirror], "target.example": [target]}
-    hosts = http._SafeResolver(("mirror.example", 80), None)
-    if permitted:
-        assert [each["host"] for each in asyncio.run(hosts.permitted("target.example", 80))] == target
+    dns.lookups = {"mirror.example": [mirror], "target.example": [target]}
+    resolver = http._SafeResolver(("mirror.example", 80), None)
+    if allowed:
+        addresses = asyncio.run(resolver.resolve_target("target.example", 80))
+        assert [address["host"] for address in addresses] == target
     else:
         with pytest.raises(PermissionError):
-            asyncio.run(hosts.permitted("target.example", 80))
+            asyncio.run(resolver.resolve_target("target.example", 80))
 
 
-def test_a_name_that_leads_elsewhere_after_it_was_checked(names: Names) -> None:
-    names.known = {"Mirror.example": [[OPEN]], "mirror.example": [[CLOSED]], "target.example": [[OPEN], [CLOSED]]}
-    hosts = http._SafeResolver(("mirror.example", 80), None)
+def test_a_host_name_that_resolves_to_another_address_after_the_check(dns: FakeDns) -> None:
+    dns.lookups = {"Mirror.example": [[PUBLIC]], "mirror.example": [[PRIVATE]], "target.example": [[PUBLIC], [PRIVATE]]}
+    resolver = http._SafeResolver(("mirror.example", 80), None)
 
     async def connect() -> None:
-        assert [each["host"] for each in await hosts.resolve("Mirror.example", 80)] == [OPEN]
-        await hosts.permitted("target.example", 80)
-        with pytest.raises(PermissionError):  # though the mirror too has another address by now
-            await hosts.resolve("target.example", 80)
+        assert [address["host"] for address in await resolver.resolve("Mirror.example", 80)] == [PUBLIC]
+        await resolver.resolve_target("target.example", 80)
+        with pytest.raises(PermissionError):  # although the mirror has a private address by now, too
+            await resolver.resolve("target.example", 80)
 
     asyncio.run(connect())
 
 
-def redirected(server: Server, target: str) -> Misbehave:
-    """What was moved is at the target, with `{}` for the server's own port."""
+def redirect_to(server: Server, target: str) -> Misbehave:
+    """Redirect requests for `moved` to the target, in which `{}` stands for the server's port."""
 
-    def elsewhere(request: Request, answer: Answer) -> None:
+    def redirect(request: Request, answer: Answer) -> None:
         if "moved" in request.path:
             to = request.path.replace("moved", "two%20words")
             answer.status, answer.body, answer.headers = 301, b"", {"Location": f"{target.format(port(server))}/{to}"}
 
-    return elsewhere
+    return redirect
 
 
 def port(server: Server) -> str:
@@ -653,117 +670,121 @@ def port(server: Server) -> str:
 
 
 def test_redirects_are_followed_but_not_into_a_private_network(
-    folder: Path, names: Names, monkeypatch: pytest.MonkeyPatch
+    folder: Path, dns: FakeDns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    names.known = {"mirror.example": [["127.0.0.1"]], "target.example": [["127.0.0.1"], ["127.0.0.2"]]}
+    dns.lookups = {"mirror.example": [["127.0.0.1"]], "target.example": [["127.0.0.1"], ["127.0.0.2"]]}
     with serve(folder) as server:
-        server.misbehave = redirected(server, "http://127.0.0.1:{}")
-        Remote(f"http://mirror.example:{port(server)}/moved", CALM).fetch(WANTED)
+        server.misbehave = redirect_to(server, "http://127.0.0.1:{}")
+        Remote(f"http://mirror.example:{port(server)}/moved", CALM).fetch(REQUESTED)
 
         monkeypatch.setattr("stages.quickdraw.http._is_public_address", lambda address: address == "127.0.0.1")
         bee = {"bee": np.array([1], np.int32)}
         for target, shown in {"http://127.0.0.2:{}": "127.0.0.2", "http://target.example:{}": "target.example"}.items():
-            server.misbehave = redirected(server, target)
+            server.misbehave = redirect_to(server, target)
             with pytest.raises(
                 StageError, match=rf"redirected into a private network \({shown}\), which is not followed"
             ):
                 Remote(f"http://mirror.example:{port(server)}/moved?to={shown}", CALM).fetch(bee)
 
 
-def test_behind_a_proxy_its_names_count_and_private_addresses_are_refused(
-    folder: Path, names: Names, monkeypatch: pytest.MonkeyPatch
+def test_a_proxy_resolves_host_names_and_private_addresses_are_refused(
+    folder: Path, dns: FakeDns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    names.known = {"mirror.example": [[]], "target.example": [[]]}
+    dns.lookups = {"mirror.example": [[]], "target.example": [[]]}
     with serve(folder) as server:
         monkeypatch.setenv("http_proxy", server.address.removeprefix("http://"))
-        server.misbehave = redirected(server, "http://target.example")
-        there = Remote("http://mirror.example/moved", CALM)
-        there.fetch(WANTED)
-        check(there, WANTED)
-        server.misbehave = redirected(server, "http://10.0.0.1")
+        server.misbehave = redirect_to(server, "http://target.example")
+        remote_mirror = Remote("http://mirror.example/moved", CALM)
+        remote_mirror.fetch(REQUESTED)
+        check_pixels(remote_mirror, REQUESTED)
+        server.misbehave = redirect_to(server, "http://10.0.0.1")
         with pytest.raises(StageError, match=r"redirected into a private network \(10.0.0.1\), which is not followed"):
             Remote("http://mirror.example/moved", CALM).fetch({"zorro": np.array([1], np.int32)})
 
 
 @pytest.mark.parametrize("proxy", ["socks5://host:1", "http://[x", "host:99999", "http://"])
-def test_a_proxy_that_is_none(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_is_one_error_line(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(StageError, match=r"^mirror: the proxy that http_proxy names is none of http:// or https://$"):
+    with pytest.raises(
+        StageError, match=r"^mirror: the proxy in http_proxy cannot be used; expected: an http:// or https:// URL$"
+    ):
         Remote("http://mirror.example", CALM).counts()
 
 
 @pytest.mark.parametrize(
-    ("address", "is_open"),
+    ("address", "is_public"),
     [("127.0.0.1", False), ("10.1.2.3", False), ("::1", False), ("fe80::1%eth0", False), ("169.254.169.254", False),
      ("8.8.8.8", True), ("2606:4700::1111", True)],
 )  # fmt: skip
-def test_which_networks_are_open(address: str, is_open: bool) -> None:
-    assert http._is_public_address(address) is is_open
+def test_public_addresses(address: str, is_public: bool) -> None:
+    assert http._is_public_address(address) is is_public
 
 
-# --- Two runs at once, and other stores ---
+# --- Concurrent runs, and other stores ---
 
 
-def test_two_runs_at_once_fetch_each_drawing_once(folder: Path, way: str) -> None:
+def test_concurrent_runs_fetch_each_drawing_once(folder: Path, strategy: str) -> None:
     with serve(folder, latency=0.01) as server:
-        runs = [mirror(server), mirror(server)]
-        threads = [threading.Thread(target=run.fetch, args=(WANTED,)) for run in runs]
+        runs = [open_mirror(server), open_mirror(server)]
+        threads = [threading.Thread(target=run.fetch, args=(REQUESTED,)) for run in runs]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(server.parts()) == {"auto": 3, "files": 3, "ranges": NUMBER}[way]
+        assert len(server.parts()) == {"auto": 3, "files": 3, "ranges": NUMBER}[strategy]
     for run in runs:
-        check(run, WANTED)
+        check_pixels(run, REQUESTED)
 
 
 @pytest.fixture
 def store(folder: Path) -> Iterator[str]:
-    """The mirror in a store that is not on the web."""
+    """The URL of the mirror in an fsspec store."""
     import fsspec
 
-    files = fsspec.filesystem("memory")
+    filesystem = fsspec.filesystem("memory")
     for path in folder.iterdir():
-        files.pipe_file(f"/store/{path.name}", path.read_bytes())
+        filesystem.pipe_file(f"/store/{path.name}", path.read_bytes())
     yield "memory://store"
-    files.rm("/store", recursive=True)
+    filesystem.rm("/store", recursive=True)
 
 
-def test_rows_come_from_any_store_that_fsspec_reads(store: str, way: str) -> None:
-    there = Remote(store, CALM)
-    assert there.counts() == dict(sorted(COUNTS.items(), key=lambda item: list(there.counts()).index(item[0])))
-    there.fetch(WANTED)
-    check(there, WANTED)
-    with pytest.raises(StageError, match=r"mirror: memory://store/none.npy is not there; 0 of 1 drawings"):
-        there.fetch({"none": np.array([0], np.int32)})
+def test_rows_are_fetched_from_an_fsspec_store(store: str, strategy: str) -> None:
+    remote_mirror = Remote(store, CALM)
+    assert remote_mirror.counts() == dict(
+        sorted(COUNTS.items(), key=lambda item: list(remote_mirror.counts()).index(item[0]))
+    )
+    remote_mirror.fetch(REQUESTED)
+    check_pixels(remote_mirror, REQUESTED)
+    with pytest.raises(StageError, match=r"mirror: memory://store/none.npy does not exist; 0 of 1 drawings"):
+        remote_mirror.fetch({"none": np.array([0], np.int32)})
 
 
-def test_a_store_that_fails(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_store_is_retried(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
     real = MemoryFileSystem.cat_file
-    chance = random.Random(0)
+    random_numbers = random.Random(0)
 
     def flaky(self: object, path: str, start: int, end: int) -> bytes:
-        if chance.random() < 0.3:
+        if random_numbers.random() < 0.3:
             raise ConnectionError("the network\nis down")
         content: bytes = real(self, path, start, end)
-        return content[:-1] if chance.random() < 0.2 else content
+        return content[:-1] if random_numbers.random() < 0.2 else content
 
     monkeypatch.setattr(MemoryFileSystem, "cat_file", flaky)
     monkeypatch.setenv("QUICKDRAW_FETCH", "ranges")
-    there = Remote(store, RetryPolicy(attempts=20, first_attempts=20, wait=0.001, longest_wait=0.002))
-    there.fetch(WANTED)
-    check(there, WANTED)
+    remote_mirror = Remote(store, RetryPolicy(max_attempts=20, max_first_attempts=20, first_wait=0.001, max_wait=0.002))
+    remote_mirror.fetch(REQUESTED)
+    check_pixels(remote_mirror, REQUESTED)
 
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *arguments, **named: 1 / 0)
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(StageError, match=r"memory://store/bee.npy: division by zero \(tried 3 times\)"):
         Remote(store, CALM).fetch({"bee": np.array([1], np.int32)})
 
 
-def test_a_store_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_of_a_store_is_one_error_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(address: str) -> None:
         raise ImportError("Please install gcsfs to access Google Storage")
 
@@ -772,15 +793,17 @@ def test_a_store_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
         Remote("gs://somebody/drawings", CALM).counts()
 
 
-def test_a_full_disk_names_the_file(folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = row_cache.RowFile.begin
+def test_a_full_disk_is_an_error_that_names_the_cache(
+    folder: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = row_cache.RowFile.prepare_append
 
-    def begin(self: row_cache.RowFile, version: str) -> None:
+    def prepare_append(self: row_cache.RowFile, version: str) -> None:
         real(self, version)
         self.path.unlink()
         self.path.symlink_to("/dev/full")
 
-    monkeypatch.setattr(row_cache.RowFile, "begin", begin)
+    monkeypatch.setattr(row_cache.RowFile, "prepare_append", prepare_append)
     with serve(folder) as server, pytest.raises(OSError, match="No space left on device") as caught:
-        mirror(server).fetch(WANTED)
-    assert caught.value.filename == str(own_cache)
+        open_mirror(server).fetch(REQUESTED)
+    assert caught.value.filename == str(cache_folder)

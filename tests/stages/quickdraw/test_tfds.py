@@ -38,7 +38,7 @@ def png(pixels: Pixels) -> bytes:
 
 
 def example(image: bytes, label: int) -> bytes:
-    """A serialised `tf.train.Example`, as the published format says."""
+    """A serialised `tf.train.Example`, written according to the published format."""
     entries = {b"image": field(1, field(1, image)), b"label": field(3, field(1, varint(label)))}
     return field(1, b"".join(field(1, field(1, name) + field(2, feature)) for name, feature in entries.items()))
 
@@ -58,7 +58,7 @@ def folder(tmp_path: Path, index: pd.DataFrame) -> Path:
 
 
 def prepare(data_dir: Path, drawings: Mapping[str, Pixels], index: pd.DataFrame, lengths: Sequence[int]) -> Path:
-    """A prepared directory, written by hand: what TensorFlow Datasets writes is tested with itself elsewhere."""
+    """A prepared directory, written without TensorFlow Datasets, whose own directories test_oracle.py reads."""
     folder = data_dir / "quickdraw_bitmap" / "3.0.0"
     folder.mkdir(parents=True)
     info = {
@@ -84,19 +84,19 @@ def write(folder: Path, shard: int, content: bytes, shards: int = len(LENGTHS)) 
     (folder / f"quickdraw_bitmap-train.tfrecord-{shard:05d}-of-{shards:05d}").write_bytes(content)
 
 
-def test_pixels_come_by_position_from_the_files_that_are_needed(folder: Path, index: pd.DataFrame) -> None:
+def test_pixels_are_read_by_position_from_only_the_files_needed(folder: Path, index: pd.DataFrame) -> None:
     expected = np.array([DRAWINGS[name][row] for name, row in zip(index["name"], index["row"], strict=True)])
-    for place in (folder, folder.parent, folder.parent.parent):
-        assert np.array_equal(PreparedDataset(place, COUNTS).pixels(index), expected)
+    for data_dir in (folder, folder.parent, folder.parent.parent):
+        assert np.array_equal(PreparedDataset(data_dir, COUNTS).pixels(index), expected)
     (folder / "quickdraw_bitmap-train.tfrecord-00000-of-00004").unlink()
-    some = index.iloc[[54, 20, 40, 21]]
-    assert np.array_equal(PreparedDataset(folder, COUNTS).pixels(some), expected[[54, 20, 40, 21]])
-    with pytest.raises(StageError, match=r"tfrecord-00000-of-00004 is not there"):
+    selected = index.iloc[[54, 20, 40, 21]]
+    assert np.array_equal(PreparedDataset(folder, COUNTS).pixels(selected), expected[[54, 20, 40, 21]])
+    with pytest.raises(StageError, match=r"tfrecord-00000-of-00004 does not exist"):
         PreparedDataset(folder, COUNTS).pixels(index)
 
 
 def filtered(pixels: Pixels, kinds: list[int]) -> Pixels:
-    """PNG lines of an image with a filter each, by the formulas of the specification, a byte at a time."""
+    """Filter an image's lines for a PNG, byte by byte with the formulas of the specification."""
     image = pixels.reshape(28, 28).astype(int)
     lines = np.zeros((28, 29), np.uint8)
     for y in range(28):
@@ -112,13 +112,13 @@ def filtered(pixels: Pixels, kinds: list[int]) -> Pixels:
     return lines
 
 
-def test_every_filter_of_a_png() -> None:
+def test_every_png_filter_is_undone() -> None:
     random = np.random.default_rng(0)
     lines = [filtered(image, random.integers(0, 5, 28).tolist()) for image in DRAWINGS["bee"]]
-    assert np.array_equal(tfds.unfiltered(np.stack(lines)), DRAWINGS["bee"])
+    assert np.array_equal(tfds.unfilter(np.stack(lines)), DRAWINGS["bee"])
     lines[3][5, 0] = 5
-    with pytest.raises(StageError, match="a PNG has a filter 5"):
-        tfds.unfiltered(np.stack(lines))
+    with pytest.raises(StageError, match="a PNG has the unknown filter 5"):
+        tfds.unfilter(np.stack(lines))
 
 
 def change(folder: Path, **changes: object) -> None:
@@ -126,7 +126,7 @@ def change(folder: Path, **changes: object) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info | changes))
 
 
-def one(image: bytes, label: int = 26) -> Callable[[Path], None]:
+def replace_records(image: bytes, label: int = 26) -> Callable[[Path], None]:
     return lambda folder: write(folder, 0, tfrecord([example(image, label)] * 20))
 
 
@@ -134,56 +134,62 @@ GOOD = png(DRAWINGS["bee"][0])
 
 
 @pytest.mark.parametrize(
-    ("breaks", "says"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "dataset_info.json").unlink(), r"holds no prepared quickdraw_bitmap 3.0.0"),
         (lambda folder: (folder / "dataset_info.json").write_text("{"), r"is not what TensorFlow Datasets writes"),
         (lambda folder: change(folder, splits=[]), r"is not what TensorFlow Datasets writes"),
-        (lambda folder: change(folder, name="mnist"), r"is about mnist 3.0.0"),
+        (lambda folder: change(folder, name="mnist"), r"describes mnist 3.0.0"),
         (
             lambda folder: change(folder, fileFormat="array_record"),
-            r"3.0.0 as array_record; quickdraw_bitmap",
+            r"3.0.0 as array_record; expected: quickdraw_bitmap",
         ),
         (
             lambda folder: change(folder, splits=[{"name": "train", "shardLengths": [9]}]),
-            r"9 drawings, and the mir",
+            r"holds 9 drawings, but the mirror 55",
         ),
         (
             lambda folder: change(folder, splits=[{"name": "train", "shardLengths": [math.inf]}]),
             r"is not what TensorFlow Datasets writes",
         ),
-        (lambda folder: change(folder, name="\x1b[2J" + "a" * 9999), r"is about \ufffd\[2Ja+…; quickdraw_bitmap"),
-        (lambda folder: (folder / "label.labels.txt").write_bytes(b"\xff"), r"numbers the classes in another way"),
-        (lambda folder: (folder / "label.labels.txt").write_text("bee\n"), r"numbers the classes in another way"),
+        (
+            lambda folder: change(folder, name="\x1b[2J" + "a" * 9999),
+            r"describes \ufffd\[2Ja+…; expected: quickdraw_bitmap",
+        ),
+        (
+            lambda folder: (folder / "label.labels.txt").write_bytes(b"\xff"),
+            r"lists other classes, or in another order",
+        ),
+        (lambda folder: (folder / "label.labels.txt").write_text("bee\n"), r"lists other classes, or in another order"),
         (lambda folder: write(folder, 0, b""), r"00000-of-00004 is empty"),
         (lambda folder: write(folder, 0, tfrecord([b"x"] * 9)), r"is cut short: 9 records of 20"),
-        (lambda folder: write(folder, 0, tfrecord([b"x"] * 21)), r"has 357 bytes, and its 20 records 340"),
+        (lambda folder: write(folder, 0, tfrecord([b"x"] * 21)), r"has 357 bytes, but its 20 records 340"),
         (lambda folder: write(folder, 0, b"\xff" * 400), r"is cut short: 1 records of 20"),
         (
             lambda folder: write(folder, 0, tfrecord([b"x"] * 20)),
             r"record 0 of .* cannot be read: no image with",
         ),
-        (one(b"GIF89a"), r"cannot be read: not a PNG"),
-        (one(GOOD[:-20]), r"cannot be read: "),
-        (one(GOOD[:60] + bytes([GOOD[60] ^ 1]) + GOOD[61:]), r"cannot be read: a checksum does not fit"),
-        (one(GOOD), r"has the label 26, and that of the mirror 323: they hold different drawings"),
-        (one(GOOD, 344), r"has the label 344, and that of the mirror \d+: they hold different drawings"),
+        (replace_records(b"GIF89a"), r"cannot be read: not a PNG"),
+        (replace_records(GOOD[:-20]), r"cannot be read: "),
+        (replace_records(GOOD[:60] + bytes([GOOD[60] ^ 1]) + GOOD[61:]), r"cannot be read: a checksum does not match"),
+        (replace_records(GOOD), r"has the label 26, but at the mirror 323: they hold different drawings"),
+        (replace_records(GOOD, 344), r"has the label 344, but at the mirror \d+: they hold different drawings"),
     ],
 )
-def test_what_cannot_be_used_is_said(
-    folder: Path, index: pd.DataFrame, breaks: Callable[[Path], object], says: str
+def test_an_unusable_directory_is_one_error_line(
+    folder: Path, index: pd.DataFrame, damage: Callable[[Path], object], message: str
 ) -> None:
-    breaks(folder)
-    with pytest.raises(StageError, match=says) as caught:
+    damage(folder)
+    with pytest.raises(StageError, match=message) as caught:
         PreparedDataset(folder, COUNTS).pixels(index)
     assert str(caught.value).startswith("data_dir: ")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("position", [55, 10**9, -1])
-def test_a_position_that_is_not_there(folder: Path, index: pd.DataFrame, position: int) -> None:
+def test_a_position_outside_the_dataset_is_an_error(folder: Path, index: pd.DataFrame, position: int) -> None:
     index.loc[3, "position"] = position
-    with pytest.raises(StageError, match=rf"^data_dir: .* holds 55 drawings, and row {position} is wanted"):
+    with pytest.raises(StageError, match=rf"^data_dir: .* holds 55 drawings, and row {position} was requested"):
         PreparedDataset(folder, COUNTS).pixels(index)
 
 
@@ -191,5 +197,5 @@ def test_an_image_of_another_size_is_refused(folder: Path, index: pd.DataFrame) 
     file = io.BytesIO()
     Image.fromarray(np.zeros((2800, 2800), np.uint8)).save(file, "PNG")
     write(folder, 0, tfrecord([example(file.getvalue(), 26)] * 20))
-    with pytest.raises(StageError, match="not an image of 28 by 28 greys"):
+    with pytest.raises(StageError, match="not a greyscale image of 28 by 28 pixels"):
         PreparedDataset(folder, COUNTS).pixels(index)
