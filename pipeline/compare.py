@@ -144,7 +144,12 @@ def differing_settings(experiments: Sequence[ExperimentReport]) -> dict[str, lis
 
 
 def incomparable_settings(metric: str, differing: Collection[str]) -> list[str]:
-    """Those of the differing settings that make the values of a metric incomparable."""
+    """The settings whose differences between experiments make the values of a metric incomparable.
+
+    Args:
+      metric: its name.
+      differing: the names of all settings that differ.
+    """
     required = DRAWINGS_SETTINGS + JUDGE_SETTINGS * (metric in JUDGE_METRICS) + SIZE_SETTINGS * (metric in SIZE_METRICS)
     return [key for key in required if key in differing]
 

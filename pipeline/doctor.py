@@ -417,7 +417,7 @@ def check_website(address: str, name: str) -> Finding:
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        """Do not follow a redirect: it shows that the server answers, and the stages check where it leads."""
+        """Do not follow a redirect: it is enough to show that the server answers. The stages check its target."""
 
 
 def check_store(address: str, name: str) -> Finding:

@@ -106,7 +106,7 @@ class Checkpoints:
         return time.monotonic() >= self._due
 
     def save(self, checkpoint: Checkpoint) -> bool:
-        """Save a checkpoint, and delete all but the last `KEEP_LAST`. Return False, with a warning, if that fails."""
+        """Save a checkpoint, delete all but the `KEEP_LAST` newest, and return whether it was saved; if not, say why."""
         from safetensors.numpy import save_file
 
         started = time.monotonic()

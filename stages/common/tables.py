@@ -52,7 +52,8 @@ def read(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
         if valid and dtype == "category":
             valid = all(isinstance(text, str) for text in column.cat.categories)
         if not valid:
-            raise ValueError(f"its column {name!r} is {column.dtype}; expected: {dtype} without missing values")
+            missing_values = ", with missing values" if column.isna().any() else ""
+            raise ValueError(f"its column {name!r} is {column.dtype}{missing_values}; expected: {dtype}")
     return table
 
 

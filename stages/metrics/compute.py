@@ -130,7 +130,7 @@ def informedness(drawings: ScoredDrawings, class_index: int | None, num_classes:
 def _scores_by_metric(
     heldout: ScoredDrawings, generated: ScoredDrawings
 ) -> Iterator[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Yield each metric that is a mean over drawings: its name, the generated and the held-out drawings' scores."""
+    """Yield (name, scores of generated drawings, scores of held-out drawings) for each metric that is their mean."""
     yield "class_accuracy", generated.predicted == generated.class_indices, heldout.predicted == heldout.class_indices
     distances, heldout_distances = generated.nearest_distances, heldout.nearest_distances
     yield (

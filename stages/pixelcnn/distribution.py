@@ -245,13 +245,13 @@ class PixelCNN(tfd.PixelCNN):
         return type(self)(**self.parameters | override_parameters_kwargs)
 
     def to_tfp(self) -> tfd.PixelCNN:
-        """A TFP distribution with exactly these weights.
+        """TensorFlow Probability's own PixelCNN, with the weights of this one.
 
         Raises:
-          ValueError: `position` is not "none"; TFP's network has no position channels.
+          ValueError: the setting `position` is not "none": TFP's network has no input for the position.
         """
         if self.config.position != "none":
-            raise ValueError(f"TFP's network has no position channels, but position is {self.config.position!r}.")
+            raise ValueError(f"position is {self.config.position!r}; TFP's network needs position 'none'")
         arguments = {name: value for name, value in self.parameters.items() if name not in ("position", "seed")}
         created = tfd.PixelCNN(**arguments)
         tfp_weights.to_tfp(created, self.config, self.network.parameters, bool(self.network.initialised))

@@ -512,7 +512,17 @@ def _upsample_taps(kernel: tf.Tensor, last: int) -> tf.Tensor:
 
 
 def _windows(x: tf.Tensor, width: int, step: int = 1, columns: int | None = None) -> tf.Tensor:
-    """The inputs of a convolution on (rows, padded columns, drawings, channels): (width // step, drawings, taps)."""
+    """Cut the inputs of a convolution at each output pixel of a row out of the rows that it reads.
+
+    Args:
+      x: (rows, padded columns, drawings, channels).
+      width: of the row, in pixels, without the padding.
+      step: the stride.
+      columns: of the kernel; all that the padding allows by default.
+
+    Returns:
+      (width // step, drawings, taps): the values under the kernel, in the order of `_matrix`.
+    """
     columns = x.shape[1] - width + 1 if columns is None else columns
     return tf.concat([line[tap : tap + width : step] for line in tf.unstack(x) for tap in range(columns)], axis=-1)
 

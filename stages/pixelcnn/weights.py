@@ -93,7 +93,7 @@ def load_config(path: Path) -> Config:
 
 
 def config_from(described: Mapping[str, Any]) -> Config:
-    """The architecture from the output of `dataclasses.asdict(config)`, or from the same as JSON.
+    """The `Config` from a dictionary made by `dataclasses.asdict`, also after a round trip through JSON.
 
     Raises:
       ValueError: a key is missing or unknown, or a value is invalid or of the wrong type.

@@ -266,7 +266,7 @@ class HttpServer(FileServer):
         match = re.fullmatch(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19})", content_range.strip())
         if not match:
             raise RetryableError(
-                f"{display_url}: the server does not say which bytes it sends (Content-Range: {content_range[:60]!r})"
+                f"{display_url}: the server sends a part without a valid Content-Range ({content_range[:60]!r})"
             )
         first, last, total = map(int, match.groups())
         if total != size:

@@ -40,7 +40,7 @@ class Mirror(ABC):
         """Copy rows of a class to `out`, `(len(rows), 784)`. Rows of a remote mirror must have been fetched before."""
 
     def fetch(self, requested: Mapping[str, Rows]) -> None:  # noqa: B027 — optional: a local mirror has nothing to do
-        """Fetch the requested rows of each class that are not on this machine yet."""
+        """Download the requested rows of each class into the cache on this machine, unless they are there."""
 
     def prepare(self, drawings: pd.DataFrame) -> None:
         """Fetch the drawings (`name` and `row`) that are not on this machine yet."""

@@ -232,7 +232,7 @@ class _Fetch:
     async def _read_head(self, name: str) -> FileHead:
         head = await self.retrier.call(partial(self.server.read_head, name))
         if head is None:
-            raise StageError(f"{self.server.display_url(name)} does not exist")
+            raise StageError(f"{self.server.display_url(name)} does not exist on the server")
         return head
 
     def _version(self, head: FileHead) -> str:

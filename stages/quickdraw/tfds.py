@@ -37,14 +37,14 @@ HEADER = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)  # of a PNG: 28 × 2
 
 
 class PreparedDataset:
-    """A data directory that TensorFlow Datasets has prepared.
+    """The dataset quickdraw_bitmap as TensorFlow Datasets has prepared it on this machine.
 
     Args:
-      data_dir: the `data_dir` of TensorFlow Datasets, or the folder of the version in it.
-      counts: the expected number of drawings of each class.
+      data_dir: the `data_dir` of TensorFlow Datasets, or the dataset's folder in it (quickdraw_bitmap/3.0.0).
+      counts: the expected number of drawings, by class.
 
     Raises:
-      StageError: the directory holds no such dataset, or another number of drawings.
+      StageError: the dataset is not prepared there, or has other numbers of drawings.
     """
 
     def __init__(self, data_dir: Path, counts: Mapping[str, int]) -> None:

@@ -192,7 +192,7 @@ class Pen:
         return moved[0], moved[1], drawn[:, :-1]
 
     def _columns(self, *points: Point) -> tuple[Floats, Floats]:
-        """The coordinates of points as arrays (n, number of points)."""
+        """The x and the y coordinates of points: two arrays (drawings, points)."""
         x, y = (np.concatenate([point[axis] + self._zeros for point in points], axis=1) for axis in (0, 1))
         return x, y
 

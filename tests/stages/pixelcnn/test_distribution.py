@@ -177,7 +177,7 @@ def test_to_tfp_returns_tfps_distribution() -> None:
     assert type(tfp_dist) is tfd.PixelCNN
     assert_equal(dist, tfp_dist)
     with_position = PixelCNN(**dataclasses.asdict(dataclasses.replace(config, position="ones")))
-    with pytest.raises(ValueError, match="no position channels, but position is 'ones'"):
+    with pytest.raises(ValueError, match="position is 'ones'; TFP's network needs position 'none'"):
         with_position.to_tfp()
 
 

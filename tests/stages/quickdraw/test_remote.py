@@ -366,7 +366,7 @@ PERMANENT = {
     "gone": (gone, r"no longer exists \(404\)"),
     "malformed range": (
         malformed_range,
-        r"does not say which bytes it sends \(Content-Range: 'bytes some-more/of them'\)",
+        r"without a valid Content-Range \('bytes some-more/of them'\)",
     ),
     "other bytes": (other_bytes, "the server sent the wrong bytes"),
     "a longer file": (longer_file, r"has 999,999 bytes, expected [\d,]+: it has changed"),
@@ -757,7 +757,7 @@ def test_rows_are_fetched_from_an_fsspec_store(store: str, strategy: str) -> Non
     )
     remote_mirror.fetch(REQUESTED)
     check_pixels(remote_mirror, REQUESTED)
-    with pytest.raises(StageError, match=r"mirror: memory://store/none.npy does not exist; 0 of 1 drawings"):
+    with pytest.raises(StageError, match=r"mirror: memory://store/none.npy does not exist on the server; 0 of 1 drawings"):
         remote_mirror.fetch({"none": np.array([0], np.int32)})
 
 
