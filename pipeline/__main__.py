@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import run, settings
+from pipeline import run, run_settings
 from pipeline.compare import compare
 from pipeline.doctor import doctor
 from pipeline.serve import serve
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--profile",
-        choices=settings.profiles(),
+        choices=run_settings.profiles(),
         help="a profile of pipeline/profiles.yaml: named changes to the committed params.yaml; "
         "default: the current params.yaml",
     )

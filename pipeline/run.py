@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline import dvc
+from pipeline.run_settings import experiment_name, parse_override, profiles, resolve_source, update_params_file
 from pipeline.server import find_server
-from pipeline.settings import experiment_name, parse_override, profiles, resolve_source, update_params_file
-from pipeline.subprocesses.signals import exit_on_signals
+from pipeline.subprocesses.supervisor import exit_on_signals
 from stages import params
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from pipeline import dvc
 from pipeline.server import server_answers
-from pipeline.subprocesses.signals import exit_on_signals
-from pipeline.subprocesses.supervisor import Stopped, Supervisor
+from pipeline.subprocesses.supervisor import Stopped, Supervisor, exit_on_signals
 from stages.common import files
 from stages.common.errors import UserError
 

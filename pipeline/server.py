@@ -6,7 +6,7 @@ import os
 import urllib.request
 from pathlib import Path
 
-from pipeline.settings import HTTP_TIMEOUT
+from pipeline.run_settings import HTTP_TIMEOUT
 
 
 def find_server() -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.settings import update_params_file
+from pipeline.run_settings import update_params_file
 from stages import params
 from tests.settings import FULL, ROOT
 

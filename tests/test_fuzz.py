@@ -24,7 +24,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import settings, verify
+from pipeline import run_settings, verify
 from stages import params
 from stages.common import tables
 from stages.common.errors import SettingsError, StageError
@@ -124,7 +124,7 @@ def read_settings(content: bytes) -> None:
 
 
 def read_override(content: bytes) -> None:
-    key, _ = settings.parse_override(content.decode("utf-8", "replace"))
+    key, _ = run_settings.parse_override(content.decode("utf-8", "replace"))
     assert key in params.Params.model_fields
 
 

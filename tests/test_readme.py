@@ -12,7 +12,7 @@ import pytest
 from prefect.cli._app import _app as prefect_app  # the command itself, which only runs what it is given
 from ruamel.yaml import YAML
 
-from pipeline import __main__, settings
+from pipeline import __main__, run_settings
 from stages import params
 from tests import fake_project
 from tests.settings import FULL, ROOT
@@ -54,8 +54,8 @@ def test_a_command_is_one_that_works(command: str) -> None:
             arguments = __main__.parser().parse_args(words)
             if words[0] != "run":
                 return
-            changes = settings.profiles()[arguments.profile] if arguments.profile else {}
-            changes |= dict(map(settings.parse_override, arguments.set))
+            changes = run_settings.profiles()[arguments.profile] if arguments.profile else {}
+            changes |= dict(map(run_settings.parse_override, arguments.set))
             params.check(FULL | changes | {"mirror": arguments.mirror or params.DOODLES}, command)
         case ["dvc", *_]:
             pass  # executed below
@@ -102,7 +102,7 @@ def test_a_stage_has_one_description() -> None:
 
 
 def test_the_profiles_are_all_described() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == settings.profiles().keys()
+    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == run_settings.profiles().keys()
 
 
 def test_what_the_page_on_prefect_links_or_names_is_there() -> None:

@@ -6,13 +6,18 @@ and the files of an experiment are read through DVC's Python API.
 
 from pipeline.dvc.cache import cache_folder, configure_store
 from pipeline.dvc.errors import DvcError, OutOfTime
-from pipeline.dvc.experiments import Experiment, experiment_commits, fetch_experiments, list_experiments
+from pipeline.dvc.experiments import (
+    Experiment,
+    Snapshot,
+    experiment_commits,
+    fetch_experiments,
+    list_experiments,
+    metrics,
+)
 from pipeline.dvc.git import find_root, has_origin, is_committed, project_root, read_committed, resolve_commit
 from pipeline.dvc.locks import exclusive_run
 from pipeline.dvc.repository import (
-    Snapshot,
     Stage,
-    metrics,
     output_md5,
     outputs,
     remote,

@@ -1,10 +1,16 @@
 """The experiments in a repository: the runs that DVC has saved as Git references under `refs/exps`."""
 
+import contextlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pipeline.dvc.errors import DvcError
 from pipeline.dvc.git import git, resolve_commit, run_git
 from pipeline.dvc.locks import config_lock
+from pipeline.dvc.repository import read_dvc_yaml, without_progress_bars
 
 EXPERIMENT_REFS = "refs/exps"
 
@@ -59,3 +65,61 @@ def fetch_experiments(root: Path, name: str) -> None:
         if missing := sorted(set(remote_refs).difference(local_refs)):
             refspecs = [f"{reference}:{reference}" for reference in missing]
             run_git(root, "fetch", "--quiet", "--no-tags", "origin", *refspecs)
+
+
+def metrics(root: Path, revision: str | None = None) -> dict[str, Any]:
+    """The contents of all metrics files in dvc.yaml, merged; files that are missing or not in the cache are skipped.
+
+    Args:
+      root: the root of the repository.
+      revision: a revision or an experiment; None for the workspace.
+    """
+    snapshot = Snapshot(root, revision)
+    values: dict[str, Any] = {}
+    for path in read_dvc_yaml(root).get("metrics", []):
+        with contextlib.suppress(DvcError):
+            values |= json.loads(snapshot.read(path))
+    return values
+
+
+class Snapshot:
+    """The files of a revision or an experiment, whether tracked by Git or by DVC.
+
+    Its methods raise `DvcError` if the revision or the file does not exist, or the file is not in the cache.
+
+    Args:
+      root: the root of the repository.
+      revision: a revision or an experiment; None for the workspace.
+    """
+
+    def __init__(self, root: Path, revision: str | None) -> None:
+        from dvc.api import DVCFileSystem
+
+        self._name = revision or "the workspace"
+        self._files = DVCFileSystem(str(root), rev=revision)
+
+    def list(self, folder: str) -> list[str]:
+        """The sorted paths of the files in a folder."""
+        with self._translate_errors(folder):
+            return sorted(str(path) for path in self._files.ls(folder, detail=False))
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file."""
+        with self._translate_errors(path):
+            return bytes(self._files.read_bytes(path))
+
+    @contextlib.contextmanager
+    def _translate_errors(self, path: str) -> Iterator[None]:
+        from dvc.exceptions import DvcException
+        from dvc.scm import RevError
+
+        try:
+            with without_progress_bars():
+                yield
+        except RevError as error:
+            raise DvcError(str(error)) from None
+        except (DvcException, OSError):
+            raise DvcError(
+                f"{self._name} has no {path}, or it is not in DVC's cache: apply and run the experiment, or fetch the "
+                "file with dvc fetch or dvc exp pull"
+            ) from None

@@ -33,7 +33,7 @@ from pipeline.flows.outcome import (
 from pipeline.flows.run_stages import not_pushed, run_stages
 from pipeline.flows.slots import make_slots, run_in_slots, slot_variables
 from pipeline.flows.watchdog import with_watchdog
-from pipeline.settings import experiment_name, profiles, update_params_file
+from pipeline.run_settings import experiment_name, profiles, update_params_file
 from stages import params
 
 STORE_VARIABLE = "QUICKDRAW_STORE"  # the store that machines share outputs in: a URL or an absolute folder

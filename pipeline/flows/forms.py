@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
-from pipeline.settings import profiles
+from pipeline.run_settings import profiles
 from stages.common.errors import did_you_mean
 from stages.params import Params
 

@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 from pipeline import dvc
 from pipeline.flows import artifacts
 from pipeline.flows.artifacts import FinishedRun, SavedRun, StageRow
-from pipeline.settings import fingerprint
+from pipeline.run_settings import fingerprint
 from stages.common.errors import UserError, describe_os_error, did_you_mean
 
 REPORTS_VARIABLE = "QUICKDRAW_REPORTS"  # the URL of the reports, with {name} or {hash} for those of a run

@@ -8,13 +8,15 @@ import os
 import pty
 import selectors
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 from stages.common.errors import UserError
 
@@ -197,3 +199,18 @@ def _copy_size(terminal: int) -> None:
     columns, rows = shutil.get_terminal_size()
     with contextlib.suppress(OSError):
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+@contextlib.contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Raise `SystemExit(128 + n)` inside the block on SIGTERM and SIGHUP, so that cleanup runs as after Ctrl-C."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous_handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)

@@ -106,7 +106,7 @@ class Checkpoints:
         return time.monotonic() >= self._due
 
     def save(self, checkpoint: Checkpoint) -> bool:
-        """Save a checkpoint, delete all but the `KEEP_LAST` newest, and return whether it was saved; if not, say why."""
+        """Save a checkpoint, delete all but the `KEEP_LAST` newest, and return whether it was saved; print why not."""
         from safetensors.numpy import save_file
 
         started = time.monotonic()

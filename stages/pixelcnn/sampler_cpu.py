@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.pixelcnn import network
+from stages.pixelcnn.levels import active_levels, blocks_of
 from stages.pixelcnn.network import Config
 from stages.pixelcnn.noise import Floats
-from stages.pixelcnn.schedule import active_levels, blocks_of
 
 # An array, because NumPy takes longer to convert a Python number than to add it.
 ONE = np.ones((), np.float32)

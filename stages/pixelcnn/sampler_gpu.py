@@ -1,7 +1,7 @@
 """Sampling on a GPU with one compiled program for whole images; every feature is computed once.
 
 An image takes tens of thousands of small steps, and a GPU takes a few microseconds to launch each of them; in one
-compiled program it does not wait. The schedule is that of `sampler_cpu`, as loops over rows, over the pixels of a row
+compiled program it does not wait. The order is that of `sampler_cpu`, as loops over rows, over the pixels of a row
 and over the residual blocks of a level, so that neither the program nor the time to compile it grows with depth. A
 branch skips the levels whose grid does not include a pixel. The contributions of the row above and of the columns to
 the left are computed for all blocks of a level at once; only the contribution of the pixel itself is computed block by
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from tensorflow.compiler.tf2xla.python import xla
 
 from stages.pixelcnn import network, xla_ops
+from stages.pixelcnn.levels import blocks_of
 from stages.pixelcnn.likelihood import scale_pixels
 from stages.pixelcnn.network import Config
 from stages.pixelcnn.noise import MIN_SCALE, Floats
-from stages.pixelcnn.schedule import blocks_of
 
 
 def sample(

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from pipeline.settings import profiles
+from pipeline.run_settings import profiles
 from stages import params
 from tests.settings import FULL, ROOT, write
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import server, settings
+from pipeline import run_settings, server
 from pipeline.__main__ import main
 from stages import params
 from stages.common.errors import SettingsError
@@ -23,15 +23,15 @@ from tests import fake_project
 from tests.settings import FULL, ROOT
 
 
-@pytest.mark.parametrize("name", settings.profiles())
+@pytest.mark.parametrize("name", run_settings.profiles())
 def test_profiles_are_valid_settings(name: str) -> None:
-    changes = settings.profiles()[name]
+    changes = run_settings.profiles()[name]
     assert changes.keys() <= FULL.keys()
     params.check(FULL | changes, name)
 
 
 def test_the_profile_post_is_the_published_recipe() -> None:
-    post = params.check(FULL | settings.profiles()["post"], "")
+    post = params.check(FULL | run_settings.profiles()["post"], "")
     assert (post.conditioning, post.position, post.ema_decay, post.clip_norm) == ("label", "none", 0, 0)
     assert (post.num_drawings, post.num_resnet, post.num_hierarchies, post.num_filters) == (500_000, 5, 3, 128)
     assert (post.num_logistic_mix, post.dropout_p, post.learning_rate, post.epochs) == (5, 0.5, 0.001, 10)
@@ -55,7 +55,7 @@ def test_the_profile_post_is_the_published_recipe() -> None:
     ],
 )
 def test_override_values_are_parsed_like_params_yaml(text: str, key: str, value: Any) -> None:
-    assert settings.parse_override(text) == (key, value)
+    assert run_settings.parse_override(text) == (key, value)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_override_values_are_parsed_like_params_yaml(text: str, key: str, value:
 )
 def test_invalid_overrides_are_rejected(text: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        settings.parse_override(text)
+        run_settings.parse_override(text)
     assert str(caught.value).startswith(message)
 
 
@@ -90,13 +90,13 @@ def test_invalid_overrides_are_rejected(text: str, message: str) -> None:
 )
 def test_a_mirror_is_made_relative_to_the_root(argument: str, setting: str) -> None:
     root = Path("/home/person/project")
-    assert settings.resolve_source(argument, root, root) == setting
+    assert run_settings.resolve_source(argument, root, root) == setting
 
 
 def test_a_relative_mirror_is_relative_to_the_current_folder() -> None:
     root = Path("/home/person/project")
-    assert settings.resolve_source("drawings", root / "reports", root) == "reports/drawings"
-    assert settings.resolve_source("../drawings", root / "reports", root) == "./drawings"
+    assert run_settings.resolve_source("drawings", root / "reports", root) == "reports/drawings"
+    assert run_settings.resolve_source("../drawings", root / "reports", root) == "./drawings"
 
 
 class Bucket(http.server.BaseHTTPRequestHandler):
@@ -132,7 +132,7 @@ def test_auto_uses_the_bucket_if_it_is_reachable(
     bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(params, "BUCKET", f"{bucket}/full")
-    assert settings.resolve_source("auto", ROOT, ROOT) == f"{bucket}/full"
+    assert run_settings.resolve_source("auto", ROOT, ROOT) == f"{bucket}/full"
     assert "DOODLES" not in capsys.readouterr().out
 
 
@@ -141,9 +141,9 @@ def test_auto_warns_about_doodles_if_the_bucket_is_unreachable(
     path: str, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(params, "BUCKET", path.format(bucket))
-    assert settings.resolve_source("auto", ROOT, ROOT) == "doodles"
+    assert run_settings.resolve_source("auto", ROOT, ROOT) == "doodles"
     assert "DOODLES" in capsys.readouterr().out
-    assert settings.resolve_source("doodles", ROOT, ROOT) == "doodles"
+    assert run_settings.resolve_source("doodles", ROOT, ROOT) == "doodles"
     assert capsys.readouterr().out == ""
 
 
@@ -182,11 +182,11 @@ def test_an_update_of_params_yaml_preserves_comments_and_other_lines(
 ) -> None:
     path = tmp_path / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)
-    settings.update_params_file(path, params.read(path), FULL)
+    run_settings.update_params_file(path, params.read(path), FULL)
     before = path.read_text(encoding="utf-8")
     mirror = "../my drawings, [all]: #1 'and' \"more\" " + "long " * 40
     changes = {"mirror": mirror, "learning_rate": 2e-5, "prefetch": True, "classes": ["yes", "The Eiffel Tower"]}
-    settings.update_params_file(path, FULL, FULL | changes)
+    run_settings.update_params_file(path, FULL, FULL | changes)
 
     after = path.read_text(encoding="utf-8")
     assert params.read(path) == FULL | changes
@@ -196,25 +196,25 @@ def test_an_update_of_params_yaml_preserves_comments_and_other_lines(
     assert "params.yaml: prefetch False -> True" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [path]
 
-    settings.update_params_file(path, FULL | changes, FULL)
+    run_settings.update_params_file(path, FULL | changes, FULL)
     assert path.read_text(encoding="utf-8") == before, "the reverse update restores every byte"
 
 
 def test_settings_that_the_committed_file_lacks_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("# A removed setting.\nold: 1\n\n# Random seed.\nseed: 1\n", encoding="utf-8")
-    settings.update_params_file(path, {"old": 1, "seed": 1}, {"seed": 1})
+    run_settings.update_params_file(path, {"old": 1, "seed": 1}, {"seed": 1})
     assert params.read(path) == {"seed": 1}
 
 
 def test_params_yaml_is_not_rewritten_if_nothing_differs(tmp_path: Path) -> None:
-    settings.update_params_file(tmp_path / "params.yaml", FULL, dict(FULL))
+    run_settings.update_params_file(tmp_path / "params.yaml", FULL, dict(FULL))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_fingerprint_depends_on_values_and_not_on_order() -> None:
-    assert settings.fingerprint(FULL) == settings.fingerprint(dict(reversed(FULL.items())))
-    assert settings.fingerprint(FULL) != settings.fingerprint(FULL | {"seed": 1})
+    assert run_settings.fingerprint(FULL) == run_settings.fingerprint(dict(reversed(FULL.items())))
+    assert run_settings.fingerprint(FULL) != run_settings.fingerprint(FULL | {"seed": 1})
 
 
 # --- The command ---
@@ -276,7 +276,7 @@ def test_the_error_for_an_unknown_profile_lists_the_profiles(capsys: pytest.Capt
         main(["run", "--profile", "quik"])
     assert caught.value.code == 2
     message = capsys.readouterr().err
-    assert all(name in message for name in settings.profiles())
+    assert all(name in message for name in run_settings.profiles())
 
 
 def test_error_outside_the_project(

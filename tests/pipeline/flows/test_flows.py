@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import dvc
-from pipeline.settings import profiles
+from pipeline.run_settings import profiles
 from stages import params
 from tests import fake_project
 from tests.pipeline.prefect_server import Refused, Server, Worker, eventually

@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed
 from pipeline import dvc
 from pipeline.flows import artifacts, flows, outcome, run_stages, slots
 from pipeline.flows.artifacts import METRIC, FinishedRun, StageRow
-from pipeline.settings import experiment_name
+from pipeline.run_settings import experiment_name
 from pipeline.subprocesses.supervisor import Stopped
 from stages import params
 from tests import fake_project

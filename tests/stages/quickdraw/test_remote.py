@@ -757,7 +757,9 @@ def test_rows_are_fetched_from_an_fsspec_store(store: str, strategy: str) -> Non
     )
     remote_mirror.fetch(REQUESTED)
     check_pixels(remote_mirror, REQUESTED)
-    with pytest.raises(StageError, match=r"mirror: memory://store/none.npy does not exist on the server; 0 of 1 drawings"):
+    with pytest.raises(
+        StageError, match=r"mirror: memory://store/none.npy does not exist on the server; 0 of 1 drawings"
+    ):
         remote_mirror.fetch({"none": np.array([0], np.int32)})
 
 
