@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from pipeline import compare as module
-from pipeline import dvc
 from pipeline.__main__ import main
 from pipeline.compare import ClassDrawings, ExperimentReport
 from pipeline.dvc import DvcError, Snapshot
@@ -163,7 +162,7 @@ def test_an_old_run_without_metrics_csv_has_the_values_of_metrics_json() -> None
 
 
 def test_an_old_run_shows_a_dash_for_metrics_that_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dvc, "Snapshot", OldRun)
+    monkeypatch.setattr("pipeline.dvc.Snapshot", OldRun)
     old = module.read(Path(), "old")
     assert old.classes["26"].metrics == {"heldout_bits_per_dim": MetricValue(1.5), "fidelity": MetricValue(0.5)}
     page = module.page([old, experiment("new", 0, 0.75)])
