@@ -64,7 +64,7 @@ def _run_as_flow(name: str) -> None:
     from pipeline.flows import flows
 
     try:
-        state = flows.reproduce.with_options(flow_run_name=name)(keep=name, return_state=True)
+        state = flows.reproduce.with_options(flow_run_name=name)(save_as=name, return_state=True)
     except TerminationSignal as termination:
         raise SystemExit(128 + termination.signal) from None
     if not state.is_completed():

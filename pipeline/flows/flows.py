@@ -45,11 +45,11 @@ NO_GRID = Grid.model_validate({})
 
 
 @flow(description="Runs the stages of the current workspace that need to run, each as a task.")
-def reproduce(keep: Name = "", hours: Hours = 0) -> State[Any]:
+def reproduce(save_as: Name = "", hours: Hours = 0) -> State[Any]:
     """Bring the current workspace up to date with the settings in its params.yaml.
 
     Args:
-      keep: Name to save the run under as a DVC experiment; empty to not save it.
+      save_as: Name to save the run under as a DVC experiment; empty to not save it.
       hours: Time limit of each stage in hours; 0 for none.
     """
     with with_watchdog(), failed_state_on_error() as failure, contextlib.ExitStack() as stack:
@@ -60,9 +60,9 @@ def reproduce(keep: Name = "", hours: Hours = 0) -> State[Any]:
         committed = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed")
         workspace = dvc.Workspace(root)
         rows = run_stages(workspace, settings, hours)
-        name = keep or experiment_name("run", settings)
-        if keep:
-            workspace.save(keep)
+        name = save_as or experiment_name("run", settings)
+        if save_as:
+            workspace.save(save_as)
         run = collect_results(workspace, name, rows, committed, settings)
         baseline = find_baseline(root, committed, exclude=name)
         publish_artifacts(run, baseline)
