@@ -143,7 +143,7 @@ class _Service:
         deadline = time.monotonic() + READY_TIMEOUT
         while self.is_running() and not (is_ready and is_ready()):
             if time.monotonic() > deadline:
-                raise ServeError(f"prefect {self._name} is not ready after {READY_TIMEOUT:g} seconds")
+                raise ServeError(f"prefect {self._name} is not ready after {READY_TIMEOUT:g} seconds; try again")
             time.sleep(0.2)
         if not self.is_running() and (is_ready or self._exit_code):
             raise ServeError("\n".join([*self._last_lines, f"prefect {self._name} ended: see its output above"]))

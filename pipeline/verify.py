@@ -57,7 +57,7 @@ def verify(page: Path) -> None:
     for difference in differences:
         print(difference)
     if differences:
-        raise VerifyError(f"{page} does not match this workspace: see the differences above ({len(differences)})")
+        raise VerifyError(f"{page} does not match this workspace; the differences are listed above")
     print(f"{page} matches this workspace: {len(files)} files and {len(settings)} settings are those it was made from")
 
 

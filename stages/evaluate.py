@@ -207,7 +207,9 @@ def write_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
 
 
 def summarise(rows: Iterable[Row], num_heldout: int) -> dict[str, float]:
-    """The values over all classes, for metrics.json. Undefined values are left out, and so is the ink at the edges.
+    """The values over all classes, for metrics.json, without undefined values and the metrics of the ink at the edges.
+
+    `heldout_drawings` is `num_heldout`, the number of held-out drawings of all classes.
 
     `classes_named` is the number of classes that the judge predicts for at least half of the drawings requested of
     them.

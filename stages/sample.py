@@ -51,13 +51,13 @@ def generate(
     guidance: float = 1.0,
     checkpoints: Checkpoints | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Generate drawings of each class, from the last checkpoint if one exists.
+    """Generate drawings of each class, after those that the last checkpoint holds.
 
     A drawing depends only on the model, the seed, the temperature, the guidance, its label and its number within the
     class. Generating more drawings does not change it.
 
-    The guidance reference is the mean condition of all classes. The model was never trained on it, but its output for
-    it lies between the classes, which is all that guidance needs.
+    The guidance reference is the mean condition of all classes. The model was never trained on this condition, but
+    its output there lies between those of the classes, and guidance needs no more.
 
     Args:
       trained: the model.

@@ -83,9 +83,10 @@ def metrics(root: Path, revision: str | None = None) -> dict[str, Any]:
 
 
 class Snapshot:
-    """The files of a revision or an experiment, whether tracked by Git or by DVC.
+    """The files of a revision, an experiment or the workspace, whether Git or DVC tracks them.
 
-    Its methods raise `DvcError` if the revision or the file does not exist, or the file is not in the cache.
+    Its methods raise `DvcError` if the revision or the file does not exist, or DVC tracks the file and its cache lacks
+    it.
 
     Args:
       root: the root of the repository.

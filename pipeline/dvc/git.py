@@ -35,7 +35,7 @@ def read_committed(root: Path, path: str) -> str:
     result = git(root, "show", f"HEAD:./{path}")
     if result.returncode:
         raise DvcError(
-            f"{path} is not in the last commit of {root}, and a profile changes the committed file: commit it"
+            f"{path} is not committed in {root}: commit it, because a profile is applied to the committed version"
         )
     return result.stdout
 

@@ -14,7 +14,7 @@ from stages.common.locks import file_lock
 
 @contextlib.contextmanager
 def exclusive_run(root: Path, notify: Callable[[str], object] = print) -> Iterator[None]:
-    """Lock the checkout at `root` for one run, before it changes params.yaml, which each stage reads when it starts.
+    """Lock the checkout at `root` in the block, so that no other run changes params.yaml: each stage reads it anew.
 
     Waits for another run of this project, and for a `dvc repro` that a person has started: its remaining stages would
     read the new settings. A `dvc repro` that starts later reads the settings of this run, and DVC itself prevents the

@@ -124,7 +124,7 @@ def open_repository(root: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Turn off the progress bars of DVC's Python API, which its log level controls."""
+    """Hide the progress bars and the messages of DVC's Python API in the block, by its log level."""
     import logging
 
     logger = logging.getLogger("dvc")

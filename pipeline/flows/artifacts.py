@@ -73,7 +73,7 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def verdict(run: SavedRun, baseline: SavedRun | None, metric: str = METRIC) -> str:
-    """One sentence: whether a run is better or worse than the baseline, and by how much."""
+    """One sentence: whether a run is better or worse than the baseline and by how much, or why there is no verdict."""
     current = run.metrics.get(metric)
     if not _is_number(current):
         return f"no verdict: the run has no {metric}"

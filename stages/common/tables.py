@@ -58,11 +58,11 @@ def read(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 
 
 def open_memmap(path: Path) -> npt.NDArray[np.uint8]:
-    """Open a uint8 array without reading it into memory.
+    """Memory-map the uint8 array of a .npy file, read-only.
 
     Raises:
-      ValueError: it is not a uint8 array, or its length does not match its header. The message can follow the file's
-        name.
+      ValueError: it is not a uint8 array, or its length does not match its header. The message starts
+        after the file's name, for example `it holds float64`.
       OSError: the file cannot be opened.
     """
     with path.open("rb") as file:

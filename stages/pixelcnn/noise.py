@@ -117,7 +117,7 @@ class PixelSampler:
 
 
 def to_pixels(config: Config, scaled: Floats) -> Floats:
-    """Pixels from the network's -1..1 to low..high."""
+    """Scale pixels from the network's range -1..1 to `config.low`..`config.high`."""
     return (scaled + ONE) * np.float32((config.high - config.low) / 2) + np.float32(config.low)
 
 

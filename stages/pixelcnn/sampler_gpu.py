@@ -152,8 +152,9 @@ class _RowInputs(NamedTuple):
     """What the row above and the biases contribute to a level's convolutions, for all pixels of a row.
 
     Attributes:
-      first, second: for the first and second convolution of each block, (blocks, columns, drawings, out).
-      downsample: for downsampling, (columns, drawings, out).
+      first, second: what is added to the first and the second convolution of each block, (blocks, columns, drawings,
+        output channels).
+      downsample: what is added when downsampling, (columns, drawings, output channels).
     """
 
     first: tf.Tensor

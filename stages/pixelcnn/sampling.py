@@ -131,7 +131,7 @@ def _has_gpu() -> bool:
 
 
 def _sample_on_gpu(task: _Task, weights: network.Parameters, progress: Progress | None) -> Floats:
-    """Drawings before the final rounding, by the compiled program."""
+    """Sample drawings with the compiled program: (drawings, height, width, channels), from low to high, not rounded."""
     images = np.empty(task.noise.logistic.shape, np.float32)
     count = -(-len(task) // MAX_GPU_BATCH)
     size = -(-len(task) // max(count, 1))
@@ -281,8 +281,8 @@ def resample_teacher_forced(
 ) -> Floats:
     """Sample every pixel of given images again, given the image's pixels before it, in one run of the network.
 
-    If `images` are from `sample` with the same noise, the result differs from them by at most half a grey level and the
-    difference in float rounding between the two computations.
+    If `sample` made `images` from the same other arguments, the result differs from them only by their rounding, at
+    most half a grey level, and by float errors.
 
     Args:
       config, weights, noise, condition, temperature, guidance, reference: as in `sample`.

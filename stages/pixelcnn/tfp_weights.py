@@ -69,7 +69,7 @@ def to_tfp(dist: tfd.PixelCNN, config: Config, parameters: network.Parameters, i
 
 
 def _layer_order(config: Config) -> Iterator[tuple[str, int]]:
-    """The layers of `network` in the order of `_tfp_layers`: the name, and the index among the layers of that name."""
+    """Yield (name, index) of each layer in the order of `_tfp_layers`; the index counts the layers of a name from 0."""
     convolutions, dense, transposed = ["init/vertical", "init/up", "init/left"], list[str](), list[str]()
     level = 0
     for block_level, up in config.blocks:

@@ -73,7 +73,7 @@ class Folder(Mirror):
         except FileNotFoundError:
             raise StageError(f"mirror: the folder {self.path} does not exist") from None
         except NotADirectoryError:
-            raise StageError(f"mirror: {self.path} is not a folder") from None
+            raise StageError(f"mirror: {self.path} is not a folder; set mirror to a folder or a URL") from None
         except ValueError as error:
             raise StageError(f"mirror: {error}") from None
         if not names:
@@ -147,8 +147,8 @@ def check_rows(what: str, rows: Rows, count: int) -> None:
     for row in (int(rows.max(initial=0)), int(rows.min(initial=0))):
         if len(rows) and not 0 <= row < count:
             raise StageError(
-                f"{what} holds {count:,} drawings, and row {row} was requested: it has changed since extract ran, "
-                "or the index is damaged; run the stage extract again"
+                f"{what} holds {count:,} drawings, and row {row} was requested: the file has changed since "
+                "extract ran, or the index is damaged; run the stage extract again"
             )
 
 

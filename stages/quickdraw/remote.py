@@ -170,7 +170,7 @@ class _Fetch:
                 # The error of a full disk names no file.
                 raise OSError(error.errno, error.strerror, str(files.cache_folder())) from None
         cached = f"{self._count_cached():,} of {total:,} drawings are cached in {files.cache_folder()}"
-        raise StageError(f"mirror: {message}; {cached}; the next run resumes from there")
+        raise StageError(f"mirror: {message}; {cached}; run the same command again to continue")
 
     def _count_cached(self) -> int:
         cached = 0
@@ -409,5 +409,5 @@ def fetch_strategy() -> str:
 
 
 def open_file_server(address: str, retry_policy: RetryPolicy) -> FileServer:
-    """The file server at a URL."""
+    """Create the file server for a URL, by its scheme: HTTP, or whatever fsspec supports. Nothing is requested yet."""
     return (HttpServer if urlsplit(address).scheme in ("http", "https") else FsspecStore)(address, retry_policy)

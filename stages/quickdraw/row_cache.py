@@ -60,7 +60,7 @@ class RowFile:
         self.load()
 
     def load(self) -> None:
-        """Read from the file which rows it holds."""
+        """Read which rows the file holds; none if it does not exist."""
         rows, record_indices, record_count = [], [], 0
         self._version, self._end = "", 0
         try:

@@ -58,7 +58,10 @@ class PreparedDataset:
         self._records: dict[int, _Records] = {}
         total, expected = int(self._ends[-1]), sum(counts.values())
         if total != expected:
-            raise StageError(f"data_dir: {self.folder} holds {total:,} drawings, but the mirror {expected:,}")
+            raise StageError(
+                f"data_dir: {self.folder} holds {total:,} drawings, but the mirror holds {expected:,}: prepare the "
+                "dataset again, or set source to mirror"
+            )
 
     def prepare(self, drawings: pd.DataFrame) -> None:
         """Do nothing: the drawings are on this machine."""

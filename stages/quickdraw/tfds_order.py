@@ -190,7 +190,7 @@ def _digits(alignment: int, width: int) -> tuple[Words, ...]:
 
 @contextmanager
 def _parallel_map(keys: int) -> Iterator[Callable[[Callable[[_Span], _Hashed], list[_Span]], Iterator[_Hashed]]]:
-    """A function like `map` that uses one process per core, or this process if there are few keys."""
+    """Provide a function like `map`, with one process per core, or in this process if the number of keys is small."""
     processes = min(usable_cores(), keys // MIN_KEYS_PER_PROCESS)
     if processes < 2:
         yield map

@@ -63,7 +63,7 @@ def make_questions(real: Sequence[int], generated: Sequence[int], shown: int, se
 
     Args:
       real, generated: the number of drawings of each class.
-      shown: how many drawings of each class the page shows. Drawings after these are used first.
+      shown: how many drawings of each class the page shows. The questions prefer drawings that it does not show.
       seed: random seed.
     """
     random = np.random.default_rng(seed)
@@ -129,7 +129,7 @@ def read(review_hash: str, questions: Sequence[Question], folder: Path = FOLDER)
 def _score_answers(saved: Mapping[str, Any], questions: Sequence[Question]) -> Score:
     """The score of a review's answers, each `[question index, answer]`.
 
-    An answer is true if the reviewer takes the left drawing (PAIRS) or the one shown (SINGLES) for generated.
+    The answer True means "the left drawing is generated" (PAIRS) or "this drawing is generated" (SINGLES).
     """
     if saved["mode"] not in (PAIRS, SINGLES):
         raise ValueError(f"its mode is {saved['mode']!r:.40}")

@@ -110,7 +110,7 @@ def test_a_changed_file_is_reported(change: str, capsys: pytest.CaptureFixture[s
     apply()
     assert reported_lines(capsys) == [
         difference,
-        f"{PAGE} does not match this workspace: see the differences above (1)",
+        f"{PAGE} does not match this workspace; the differences are listed above",
     ]
 
 

@@ -44,7 +44,8 @@ def test_an_invalid_folder_is_one_error_line(tmp_path: Path) -> None:
     assert error_of(tmp_path / "none") == f"mirror: the folder {tmp_path / 'none'} does not exist"
     assert error_of(tmp_path) == f"mirror: {tmp_path} holds no <class>.npy"
     (tmp_path / "bee.npy").write_bytes(b"")
-    assert error_of(tmp_path / "bee.npy") == f"mirror: {tmp_path / 'bee.npy'} is not a folder"
+    file = tmp_path / "bee.npy"
+    assert error_of(file) == f"mirror: {file} is not a folder; set mirror to a folder or a URL"
     assert error_of(tmp_path) == f"mirror: {tmp_path / 'bee.npy'} is empty"
     (tmp_path / "bee.npy").unlink()
     (tmp_path / "bee.npy").mkdir()

@@ -146,7 +146,7 @@ GOOD = png(DRAWINGS["bee"][0])
         ),
         (
             lambda folder: change(folder, splits=[{"name": "train", "shardLengths": [9]}]),
-            r"holds 9 drawings, but the mirror 55",
+            r"holds 9 drawings, but the mirror holds 55",
         ),
         (
             lambda folder: change(folder, splits=[{"name": "train", "shardLengths": [math.inf]}]),
