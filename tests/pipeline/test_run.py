@@ -19,6 +19,7 @@ from pipeline import run_settings, server
 from pipeline.__main__ import main
 from stages import params
 from stages.common.errors import SettingsError
+from stages.quickdraw import labels
 from tests import fake_project
 from tests.settings import FULL, ROOT
 
@@ -269,6 +270,25 @@ def test_an_invalid_params_yaml_runs_no_stage(repository: Path, capfd: pytest.Ca
     (repository / "params.yaml").write_text(text.replace("num_resnet: 5", "num_resnet: 0"), encoding="utf-8")
     assert main(["run"]) == 2
     assert capfd.readouterr().err == f"error: params.yaml: num_resnet is 0; {WHOLE}\n"
+
+
+def test_a_missing_package_is_a_one_line_error(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The class names ship with tensorflow-datasets, and params.check reads them."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    labels.labels.cache_clear()
+    try:
+        assert main(["run", "-S", "classes=[bee]"]) == 1
+    finally:
+        labels.labels.cache_clear()
+    _, err = capfd.readouterr()
+    assert (
+        err.startswith("error: ")
+        and "tensorflow-datasets" in err
+        and "is not installed" in err
+        and err.count("\n") == 1
+    )
 
 
 def test_the_error_for_an_unknown_profile_lists_the_profiles(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from pipeline.flows.artifacts import METRIC, FinishedRun, StageRow
 from pipeline.run_settings import experiment_name
 from pipeline.subprocesses.supervisor import Stopped
 from stages import params
+from stages.common.errors import SettingsError, StageError
 from tests import fake_project
 from tests.settings import FULL
 
@@ -336,3 +337,25 @@ def test_the_message_of_a_sweep_names_the_best_or_an_unknown_metric() -> None:
     assert best(METRIC) == "2 experiments; the best is b"
     message = best("heldout_bits_per_dm")
     assert message == f"2 experiments; none has the metric 'heldout_bits_per_dm'. Did you mean {METRIC!r}?"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (SettingsError("num_resnet is 0; expected: 1"), "num_resnet is 0; expected: 1"),
+        (StageError("tensorflow-datasets is not installed"), "tensorflow-datasets is not installed"),
+        (dvc.DvcError("git push: rejected"), "git push: rejected"),
+        (Stopped("stopped"), "stopped"),
+        (OSError(28, "No space left on device", "params.yaml"), "params.yaml: No space left on device"),
+    ],
+)
+def test_an_error_for_a_person_fails_the_flow_with_its_message(error: Exception, message: str) -> None:
+    with outcome.failed_state_on_error() as failure:
+        raise error
+    assert failure.state.is_failed()
+    assert failure.state.message == message
+
+
+def test_a_defect_fails_the_flow_with_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), outcome.failed_state_on_error():
+        raise ZeroDivisionError
