@@ -51,7 +51,7 @@ name = sys.argv.pop()
 stage = importlib.import_module(f"stages.{name}")
 if name in ("train", "sample", "judge", "evaluate"):
     from stages.pixelcnn import sampling
-    sampling.MAX_TILE = 4
+    sampling.MAX_CPU_BATCH = 4
 else:
     import matplotlib.figure, pandas
 print("ready", flush=True)
