@@ -1,6 +1,7 @@
 """Faults around a stage: it prints a one-line error or recovers, and it never damages existing files."""
 
 import ctypes
+import math
 import os
 import re
 import runpy
@@ -105,7 +106,9 @@ class Fails(Protocol):
 
 
 @pytest.fixture
-def fails(capfd: pytest.CaptureFixture[str]) -> Fails:
+def fails(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Fails:
+    monkeypatch.setattr("stages.common.progress.LINE_EVERY_SECONDS", math.inf)  # a busy machine would print progress
+
     def run(stage: str, fault: str = "") -> str:
         for path in map(Path, OUTPUTS[stage]):
             path.write_text(f"the old {path}")
