@@ -336,4 +336,4 @@ def test_a_profile_needs_a_committed_params_yaml(repository: Path, capfd: pytest
         repository, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "remove"
     )
     assert main(["run", "--profile", "quick"]) == 1
-    assert capfd.readouterr().err.startswith("error: params.yaml is not in the last commit")
+    assert capfd.readouterr().err.startswith("error: params.yaml is not committed")

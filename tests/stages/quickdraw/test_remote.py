@@ -401,7 +401,7 @@ def test_a_permanent_fault_is_one_error_line_and_the_next_run_resumes(
         assert re.search(message, line), line
         assert line.startswith(f"mirror: {server.address}/two%20words/"), "the error does not begin with the file"
         assert "\n" not in line and len(line) < 500
-        match = re.search(rf"; (\d+) of {NUMBER} drawings are cached in {cache_folder}; the next run resumes", line)
+        match = re.search(rf"; (\d+) of {NUMBER} drawings are cached in {cache_folder}; run the same command", line)
         assert match is not None
         cached = int(match[1])
         assert 30 <= cached <= 60 + 64
