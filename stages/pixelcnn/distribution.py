@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,14 @@ class Network(tf_keras.layers.Layer):
         self.config = config
         initial = network.initialise(config, seed, tf.as_dtype(dtype))
         self.parameters = {name: tf.Variable(value, name=name) for name, value in initial.items()}
-        needs_batch = config.use_weight_norm and config.use_data_init
-        self.initialised = tf.Variable(not needs_batch, trainable=False, name="initialised")
+        self._needs_batch = config.use_weight_norm and config.use_data_init
+        self.initialised = tf.Variable(not self._needs_batch, trainable=False, name="initialised")
         self.built = True
 
-    def assign(self, parameters: Mapping[str, Any], initialised: bool = True) -> None:
-        """Set all variables; `parameters` has an array for each."""
-        for name, variable in self.parameters.items():
-            variable.assign(parameters[name])
-        self.initialised.assign(initialised)
+    def assign(self, parameters: Mapping[str, Any], initialised: bool = True) -> tf.Operation | None:
+        """Set all variables; `parameters` has an array for each. Returns the operation, or None when eager."""
+        assignments = [variable.assign(parameters[name]) for name, variable in self.parameters.items()]
+        return tf.group(*assignments, self.initialised.assign(initialised))
 
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor | Sequence[tf.Tensor], training: bool | None = None) -> list[tf.Tensor]:
@@ -60,27 +59,36 @@ class Network(tf_keras.layers.Layer):
         """
         images, *rest = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         condition = rest[0] if rest else None
-        self._initialise_once(images, condition)
         seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32) if training else None
-        kernels = network.kernels(self.config, self.parameters)
+        kernels = self.kernels(lambda: images, condition)
         mixture = network.forward(self.config, kernels, images, condition, dropout_seed=seed)
         return [part for part in mixture if part is not None]
 
-    def initialise(self, images: tf.Tensor, condition: tf.Tensor | None) -> None:
+    def initialise(self, images: tf.Tensor, condition: tf.Tensor | None) -> tf.Operation | None:
         """Set scales and biases so that every layer's outputs have mean 0 and variance 1 on these images."""
-        self.assign(network.data_dependent_initialisation(self.config, self.parameters, images, condition))
+        return self.assign(network.data_dependent_initialisation(self.config, self.parameters, images, condition))
 
-    def _initialise_once(self, images: tf.Tensor, condition: tf.Tensor | None) -> None:
-        with tf.init_scope():
-            # The value is known during tracing, so a function traced after initialisation has no second network.
-            if self.initialised:
-                return
+    def kernels(self, first_images: Callable[[], tf.Tensor], condition: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Plain kernels and biases, after `initialise` if the network has not been initialised.
+
+        Args:
+          first_images: returns the images to initialise with, (batch, height, width, channels), scaled to -1..1.
+          condition: of these images.
+        """
 
         def initialise() -> tf.Tensor:
-            self.initialise(images, condition)
-            return tf.constant(True)
+            # In a graph of TensorFlow 1, which has no order of its own, a result must name what comes before it.
+            with tf.control_dependencies([self.initialise(first_images(), condition)]):
+                return tf.constant(True)
 
-        tf.cond(self.initialised, lambda: tf.constant(True), initialise)
+        with tf.init_scope():
+            # The value is known when a `tf.function` is traced: traced after initialisation, it has no second network.
+            done = not self._needs_batch or (tf.executing_eagerly() and bool(self.initialised))
+        if done:
+            return network.kernels(self.config, self.parameters)
+        with tf.control_dependencies([tf.cond(self.initialised, lambda: tf.constant(True), initialise)]):
+            read = {name: variable.read_value() for name, variable in self.parameters.items()}
+            return network.kernels(self.config, read)
 
 
 class LogProb(tf_keras.layers.Layer):
@@ -353,7 +361,7 @@ class PixelCNN(tfd.PixelCNN):
         """
         if (condition := self._condition(conditional_input)) is not None:
             inputs = tf.reshape(condition, [-1, *(self.config.conditional_shape or ())])
-            if n % inputs.shape[0]:
+            if n % max(inputs.shape[0], 1):
                 raise ValueError(f"{n} samples cannot be divided evenly among {inputs.shape[0]} conditional inputs.")
             condition = tf.repeat(inputs[tf.newaxis], n // inputs.shape[0], axis=0)
             condition = tf.reshape(condition, [n, *inputs.shape.as_list()[1:]])
@@ -361,23 +369,34 @@ class PixelCNN(tfd.PixelCNN):
             return super()._sample_n(n, seed, condition, training)
         if not isinstance(seed, int):
             seed = tfp_random.sanitize_seed(seed)
+
+        if tf.get_static_value(n) == 0:
+            return tf.zeros([0, *self.image_shape], self.dtype)
+
+        def noise_images() -> tf.Tensor:  # as in TFP, sampling initialises an untrained network with noise
+            return tf.random.stateless_uniform([n, *self.image_shape], (0, 0), -1.0, 1.0, self.dtype)
+
+        kernels = self.network.kernels(noise_images, condition)
         if tf.executing_eagerly():
-            return self._sample_eagerly(n, seed, condition, options)
-        images = tf.py_function(
-            lambda n, seed, condition=None: self._sample_eagerly(int(n), seed, condition, options),
-            [n, seed] if condition is None else [n, seed, condition],
-            self.dtype,
-        )
+            return self._sample_images(kernels, n, seed, condition, options)
+        # The function runs outside of the graph, so the graph passes it the kernels: they may be those of a session.
+        names = list(kernels)
+
+        def sample(n: NDArray[Any], seed: NDArray[Any], condition: NDArray[Any], *values: NDArray[Any]) -> NDArray[Any]:
+            by_name = dict(zip(names, values, strict=True))
+            given_condition = None if conditional_input is None else condition
+            return self._sample_images(by_name, int(n), seed, given_condition, options).numpy()
+
+        inputs = [n, seed, () if condition is None else condition, *kernels.values()]
+        images = tf.numpy_function(sample, inputs, self.dtype)
         images.set_shape([None, *self.image_shape])
         return images
 
-    def _sample_eagerly(self, n: int, seed: Any, condition: tf.Tensor | None, options: dict[str, Any]) -> tf.Tensor:
+    def _sample_images(
+        self, kernels: Parameters, n: int, seed: Any, condition: tf.Tensor | None, options: dict[str, Any]
+    ) -> tf.Tensor:
         from stages.pixelcnn import sampling
 
-        if not self.network.initialised:
-            # As in TFP, the network is then initialised with noise.
-            shape = [n, *self.image_shape]
-            self.network.initialise(tf.random.stateless_uniform(shape, (0, 0), -1.0, 1.0, self.dtype), condition)
         words = np.asarray(seed).astype(np.uint32).astype(np.uint64)
         noise_seed = int(seed) if words.ndim == 0 else int(words[0]) << 32 | int(words[1])
         for name, rank in {"given": 3, "known": 2}.items():
@@ -386,7 +405,6 @@ class PixelCNN(tfd.PixelCNN):
                 options = options | {name: value.reshape(-1, *value.shape[-rank:])}
         condition = None if condition is None else np.asarray(condition)
         noise = sampling.noise(self.config, noise_seed, _keys(n, condition))
-        kernels = network.kernels(self.config, self.network.parameters)
         return tf.cast(sampling.sample(self.config, kernels, noise, condition, **options), self.dtype)
 
     def _condition(self, conditional_input: tf.Tensor | None) -> tf.Tensor | None:

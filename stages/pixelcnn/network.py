@@ -460,7 +460,7 @@ def outputs(
     ) -> Features:
         roles = block_layers(config, index, stack)
         seed = seeds[2 * index + (stack == "horizontal")]
-        if tf.executing_eagerly():
+        if not tf.inside_function():  # eager, or a graph of TensorFlow 1, which cannot differentiate a traced block
             return _block(config, lambda role, x: apply(*roles[role], x), source, skip, condition, seed, dtype)
         block_weights = {role: (stacked[name][copy], biases[name][copy]) for role, (name, copy) in roles.items()}
         names = tuple((role, name) for role, (name, _) in roles.items())

@@ -1,6 +1,8 @@
 """The distribution compared with TFP's: equal where TFP's is correct, and correct where TFP's is not."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -459,3 +461,64 @@ def test_two_thousand_steps_with_thirty_logistics_and_raw_labels_stay_finite(fir
     assert np.isfinite(history).all()
     assert all(np.isfinite(v).all() for v in dist.trainable_variables)
     assert history[-100:, 0].mean() < history[:20, 0].mean()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Graphs and sessions of TensorFlow 1, in which TFP's own tests run its distribution too
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+GRAPH = """
+import dataclasses
+import numpy as np, tensorflow as tf, tf_keras
+from stages.pixelcnn import PixelCNN
+from tests.stages.pixelcnn.test_distribution import TINY, condition, images
+
+def in_graph(*functions):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        dist = PixelCNN(**vars(TINY))
+        results = [function(dist) for function in functions]
+        gradients = tf.gradients(log_prob(dist), dist.trainable_variables)
+        session.run(tf.compat.v1.global_variables_initializer())
+        values = [session.run(result) for result in results]  # the first one initialises the network
+        assert session.run(dist.network.initialised)
+        assert all(np.isfinite(gradient).all() for gradient in session.run(gradients))
+        return values
+
+x, conditional = images(TINY, 4), condition(TINY, 4)
+log_prob = lambda dist: dist.log_prob(x, **conditional)
+sample = lambda dist: dist.sample((3, 4), seed=5, **conditional)
+for functions in ([log_prob, sample], [sample, log_prob]):
+    dist = PixelCNN(**vars(TINY))
+    expected = [function(dist) for function in functions]
+    for value, reference in zip(in_graph(*functions), expected, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-5)
+
+config = dataclasses.replace(TINY, conditional_shape=None, use_data_init=False)
+with tf.Graph().as_default(), tf.compat.v1.Session().as_default():
+    dist = PixelCNN(**vars(config))
+    inputs = tf_keras.Input(config.image_shape)
+    log_prob = dist.log_prob(inputs)
+    model = tf_keras.Model(inputs, log_prob)
+    model.add_loss(-tf.reduce_mean(log_prob))
+    model.compile(tf_keras.optimizers.legacy.Adam(0.01))
+    losses = model.fit(images(config, 8), epochs=5, verbose=0).history["loss"]
+assert losses[-1] < losses[0]
+print("same")
+"""
+
+
+def test_graphs_and_sessions_compute_what_eager_code_computes() -> None:
+    """In a process of its own: a layer that is made in a graph of TensorFlow 1 makes Keras reject all earlier ones."""
+    done = subprocess.run([sys.executable, "-c", GRAPH], capture_output=True, text=True)
+    assert done.stdout.strip() == "same", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, conditional_shape=None)])
+def test_no_drawings_are_an_empty_tensor(config: Config) -> None:
+    dist = PixelCNN(**vars(config))
+    shape = (0,) if config.conditional_shape is None else (0, 2)
+    samples = dist.sample(shape, **condition(config, 2))
+    assert samples.shape == (*shape, 4, 4, 1)
+    assert samples.dtype == tf.float32
+    assert not dist.network.initialised
