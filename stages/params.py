@@ -107,9 +107,17 @@ class Params(BaseModel):
         le=2**31,
     )
     batch_size: IntSetting = Field(description="Drawings per training step.", ge=1, le=4096)
+    optimizer: Literal["muon", "adam"] = Field(
+        description="The update of the weights: `muon` (Muon for the hidden kernels, Adam for the rest) or `adam` "
+        "(Adam for all, as in the post)."
+    )
     learning_rate: FloatSetting = Field(description="Adam's initial learning rate.", gt=0, le=1)
+    muon_learning_rate: FloatSetting = Field(
+        description="Muon's initial learning rate; not used with `optimizer: adam`.", gt=0, le=1
+    )
     learning_rate_decay: FloatSetting = Field(
-        description="Final learning rate as a share of the initial one, reached along a cosine; 1 keeps it constant.",
+        description="Final learning rates as a share of the initial ones, reached along a cosine; 1 keeps them "
+        "constant.",
         ge=0,
         le=1,
     )
@@ -121,6 +129,13 @@ class Params(BaseModel):
     clip_norm: FloatSetting = Field(
         description="Maximum gradient norm (of the mean bits per dimension); 0 disables clipping.",
         ge=0,
+    )
+    input_noise: FloatSetting = Field(
+        description="Mean share of the pixels that are replaced by those of another drawing in what the network sees, "
+        "in the first three quarters of the training steps; it teaches the network to go on after its own mistakes; 0 "
+        "is off.",
+        ge=0,
+        le=0.5,
     )
     precision: Literal["float32", "bfloat16"] = Field(
         description="Number format of training's convolutions; bfloat16 is faster and less precise."

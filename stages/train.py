@@ -33,7 +33,7 @@ from stages.quickdraw import IMAGE_SHAPE
 
 if TYPE_CHECKING:
     from stages.pixelcnn.network import Config
-    from stages.pixelcnn.training import OptimizerConfig, Trainer
+    from stages.pixelcnn.training import Trainer, TrainingConfig
 
 # Number of recorded losses per run, on training and on held-out drawings. Measuring takes a few percent of the time of
 # even a short run.
@@ -62,12 +62,12 @@ def main(settings: Params) -> None:
 
     trainer = Trainer(
         config,
-        optimizer_config(settings, order.steps),
+        training_config(settings, order.steps),
         initial_weights(config, settings.seed, data.images[first], condition(data.labels[first])),
         device.strategy(gpus, settings.batch_size),
         jit_compile=bool(gpus),
     )
-    described = config, trainer.recipe, order, classes, settings.conditioning, gpus, settings.deterministic
+    described = config, trainer.training, order, classes, settings.conditioning, gpus, settings.deterministic
     checkpoints = Checkpoints(run_key(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow")))
     with files.atomic_folder(model.FOLDER) as folder:  # before training, so that an unwritable folder fails at once
         losses = fit(trainer, order, data, condition, checkpoints)
@@ -93,18 +93,20 @@ def network_config(settings: Params, classes: Sequence[model.Class]) -> Config:
     )
 
 
-def optimizer_config(settings: Params, steps: int) -> OptimizerConfig:
-    """Return the optimizer configuration for these settings and this number of training steps."""
+def training_config(settings: Params, steps: int) -> TrainingConfig:
+    """Return how the weights are fitted with these settings in this number of training steps."""
     import tensorflow as tf
 
-    from stages.pixelcnn.training import OptimizerConfig
+    from stages.pixelcnn.training import TrainingConfig
 
-    return OptimizerConfig(
+    return TrainingConfig(
         steps=steps,
         learning_rate=settings.learning_rate,
+        muon_learning_rate=settings.muon_learning_rate if settings.optimizer == "muon" else None,
         learning_rate_decay=settings.learning_rate_decay,
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
+        input_noise=settings.input_noise,
         dtype=tf.as_dtype(settings.precision),
         seed=settings.seed,
     )
@@ -242,7 +244,7 @@ def fit(
                     f"training: the {quantity} of step {done} of {order.steps} is {value}, on the rows (from 0) "
                     f"{' '.join(map(str, rows[batch]))} of {dataset.FOLDER / dataset.TABLE}; "
                     f"{f'the last checkpoint is of step {last_saved}' if last_saved else 'no checkpoint exists yet'}. "
-                    "Lower learning_rate, set clip_norm to 1, or lower num_logistic_mix"
+                    "Lower learning_rate and muon_learning_rate, set clip_norm to 1, or lower num_logistic_mix"
                 )
             if done in reports:
                 bits = float(np.mean(pending))

@@ -1,12 +1,16 @@
-"""The post's recipe on TFP's PixelCNN compared with a run: with the same size, number of steps and drawings.
+"""The post's recipe on TFP's PixelCNN compared with this project's: the same size, number of steps and drawings.
 
     python -m tests.benchmarks.recipes
 
-Run it in the root of a repository in which the pipeline has run. It trains `tfp.distributions.PixelCNN` as in the post
-(the raw label as the condition, dropout 0.5, Adam at 0.001, no averaging), with the run's num_resnet, num_hierarchies,
-num_filters, num_logistic_mix, steps and batch size. The stages sample and evaluate then compute the metrics in the same
-way as for the run. It takes minutes for `quick`, because TFP's steps are slower. Prints the metrics of both, one per
-line, and then as one line of JSON.
+Run it in the root of a repository in which the pipeline has run, for instance with the profile `quick`. It trains two
+models, in turns, so that other load on the machine slows both: `tfp.distributions.PixelCNN` as in the post (the raw
+label as the condition, dropout 0.5, Adam at 0.001, no averaging), and this project's network with the run's settings.
+Both have the run's num_resnet, num_hierarchies, num_filters, num_logistic_mix, steps and batch size. The stages sample
+and evaluate then compute the metrics of both in the same way. Prints, and then as one line of JSON:
+
+- bits per dimension on some held-out drawings by step and by seconds of training, which include tracing;
+- the seconds until this project's bits are those with which the post's recipe ends;
+- the metrics at the end, on all held-out drawings and on generated ones.
 """
 
 from __future__ import annotations
@@ -16,86 +20,197 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from stages import params, train
 from stages.outputs import dataset, model
+from stages.outputs.dataset import Drawings
 from stages.params import Params
 from tests.settings import write
 
 METRICS = Path("reports/metrics.json")
 POST_SETTINGS = {"conditioning": "label", "position": "none", "dropout_p": 0.5, "temperature": 1.0, "guidance": 1.0}
 LEARNING_RATE = 0.001
+MEASUREMENTS = 25  # of the held-out bits, at steps that grow geometrically
+
+
+class Training(ABC):
+    """A training that can be continued by some steps.
+
+    Attributes:
+      settings: of the model.
+      seconds: of all steps so far.
+    """
+
+    def __init__(self, settings: Params, data: Drawings) -> None:
+        self.settings = settings
+        self.seconds = 0.0
+        self.training, heldout = data.where(~data.heldout), data.where(data.heldout)
+        self.order = train.BatchOrder(
+            len(self.training.labels), settings.batch_size, settings.epochs, settings.seed, settings.max_steps
+        )
+        self.classes = data.classes(settings.classes)
+        chosen = train.evenly_spaced(len(heldout.labels), train.HELDOUT_DRAWINGS)
+        self.heldout = heldout.where(np.isin(np.arange(len(heldout.labels)), chosen))
+        self.done = 0
+
+    def train(self, step: int) -> None:
+        """Train up to a number of steps."""
+        started = time.perf_counter()
+        for number in range(self.done, step):
+            batch = self.order.batch(number)
+            self.step(number, self.training.images[batch], self.condition(self.training.labels[batch]))
+        self.done = step
+        self.seconds += time.perf_counter() - started
+
+    def condition(self, labels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
+        return model.encode_labels(labels, self.classes, self.settings.conditioning)
+
+    @abstractmethod
+    def step(self, number: int, images: npt.NDArray[np.uint8], condition: npt.NDArray[np.float32]) -> None:
+        """Run one step."""
+
+    @abstractmethod
+    def model(self) -> model.Model:
+        """The model as it is now."""
+
+    @abstractmethod
+    def heldout_bits(self) -> float:
+        """Bits per dimension on some held-out drawings."""
+
+
+class Ours(Training):
+    """This project's network, trained as the stage train does."""
+
+    def __init__(self, settings: Params, data: Drawings) -> None:
+        super().__init__(settings, data)
+        from stages.pixelcnn.training import Trainer
+
+        config = train.network_config(settings, self.classes)
+        first = self.order.drawings(0, train.INITIAL_DRAWINGS)
+        started = time.perf_counter()
+        weights = train.initial_weights(
+            config, settings.seed, self.training.images[first], self.condition(self.training.labels[first])
+        )
+        self.trainer = Trainer(config, train.training_config(settings, self.order.steps), weights)
+        self.seconds += time.perf_counter() - started
+
+    def step(self, number: int, images: npt.NDArray[np.uint8], condition: npt.NDArray[np.float32]) -> None:
+        float(self.trainer.step(number, images, condition)[0])
+
+    def model(self) -> model.Model:
+        weights = {name: variable.numpy() for name, variable in self.trainer.averages.items()}
+        return model.Model(self.trainer.config, self.classes, self.settings.conditioning, weights)
+
+    def heldout_bits(self) -> float:
+        bits = self.trainer.evaluate(self.heldout.images, self.condition(self.heldout.labels), self.order.batch_size)
+        return float(bits.mean())
+
+
+class Post(Training):
+    """TFP's distribution, trained with the post's recipe."""
+
+    def __init__(self, settings: Params, data: Drawings) -> None:
+        super().__init__(settings, data)
+        import tensorflow as tf
+        import tf_keras
+        from tensorflow_probability import distributions as tfd
+
+        tf.random.set_seed(settings.seed)
+        started = time.perf_counter()
+        self.dist = dist = tfd.PixelCNN(
+            image_shape=(28, 28, 1),
+            conditional_shape=(),
+            num_resnet=settings.num_resnet,
+            num_hierarchies=settings.num_hierarchies,
+            num_filters=settings.num_filters,
+            num_logistic_mix=settings.num_logistic_mix,
+            dropout_p=0.5,
+        )
+        adam = tf_keras.optimizers.Adam(LEARNING_RATE)
+
+        def step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                loss = -tf.reduce_mean(dist.log_prob(images, conditional_input=labels, training=True))
+            variables = dist.trainable_variables
+            adam.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return loss
+
+        self.compiled = tf.function(step)
+        self.seconds += time.perf_counter() - started
+
+    def step(self, number: int, images: npt.NDArray[np.uint8], condition: npt.NDArray[np.float32]) -> None:
+        float(self.compiled(images.astype(np.float32), condition))
+
+    def model(self) -> model.Model:
+        from stages.pixelcnn import PixelCNN
+
+        converted = PixelCNN.from_tfp(self.dist)
+        weights = {name: value.numpy() for name, value in converted.network.parameters.items()}
+        return model.Model(converted.config, self.classes, "label", weights)
+
+    def heldout_bits(self) -> float:
+        from stages.pixelcnn import PixelCNN
+
+        labels = self.condition(self.heldout.labels)
+        log_prob = PixelCNN.from_tfp(self.dist).log_prob(self.heldout.images, conditional_input=labels)
+        return float(-np.mean(log_prob) / (self.heldout.images[0].size * np.log(2.0)))
 
 
 def main() -> None:
-    root = Path.cwd()
-    settings = params.load()
+    settings, data = params.load(), dataset.load()
+    post = Post(settings.model_copy(update=POST_SETTINGS), data)
+    ours = Ours(settings, data)
+    steps = np.unique(np.geomspace(10, ours.order.steps, MEASUREMENTS).astype(int))
+    curves: dict[str, list[tuple[float, float]]] = {"post": [], "ours": []}
+    print(f"{'':8}{'the post on TFP':>26}{'ours':>26}\n{'step':>8}" + f"{'seconds':>14}{'bits':>12}" * 2)
+    for step in steps:
+        for name, training in (("post", post), ("ours", ours)):
+            training.train(int(step))
+            curves[name].append((training.seconds, training.heldout_bits()))
+        columns = "".join(f"{curve[-1][0]:>14.1f}{curve[-1][1]:>12.3f}" for curve in curves.values())
+        print(f"{step:>8}{columns}", flush=True)
+    end_seconds, end_bits = curves["post"][-1]
+    seconds = seconds_until(curves["ours"], end_bits)
+    if seconds is None:
+        print(f"\nOurs does not reach the post's {end_bits:.3f} bits.")
+    else:
+        print(f"\nOurs has the post's final {end_bits:.3f} bits after {seconds:.1f} s;", end=" ")
+        print(f"the post's recipe takes {end_seconds:.1f} s, {end_seconds / seconds:.1f} times as long.")
+    metrics = {name: evaluate(training) for name, training in (("post", post), ("ours", ours))}
+    print(f"\n{'':32}{'the post on TFP':>18}{'ours':>18}")
+    for name in metrics["ours"]:
+        print(f"{name:32}{metrics['post'][name]:>18}{metrics['ours'][name]:>18}")
+    print(json.dumps({"steps": steps.tolist(), "curves": curves, "seconds_until": seconds, "metrics": metrics}))
+
+
+def seconds_until(curve: list[tuple[float, float]], bits: float) -> float | None:
+    """The seconds after which a curve of (seconds, bits) is at most `bits`, interpolated; None if it never is."""
+    for (before, above), (after, below) in zip([(0.0, np.inf), *curve], curve, strict=False):
+        if below <= bits:
+            return after if np.isinf(above) else before + (after - before) * (above - bits) / (above - below)
+    return None
+
+
+def evaluate(training: Training) -> dict[str, Any]:
+    """The metrics of a trained model, computed by the stages sample and evaluate beside the run's other outputs."""
     with tempfile.TemporaryDirectory() as temporary:
-        post_root = Path(temporary)
-        write(post_root, settings.model_dump() | POST_SETTINGS)
-        (post_root / "data/train").mkdir(parents=True)
-        for folder in (root / "data").iterdir():
+        root = Path(temporary)
+        write(root, training.settings.model_dump())
+        (root / "data/train").mkdir(parents=True)
+        for folder in (Path.cwd() / "data").iterdir():
             if folder.name not in ("train", "sample", "evaluate"):
-                (post_root / "data" / folder.name).symlink_to(folder)
-        started = time.perf_counter()
-        model.save(fit(settings), post_root / model.FOLDER)
-        seconds = time.perf_counter() - started
+                (root / "data" / folder.name).symlink_to(folder)
+        model.save(training.model(), root / model.FOLDER)
         for stage in ("sample", "evaluate"):
-            subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=post_root, check=True)
-        post_metrics: dict[str, Any] = json.loads((post_root / METRICS).read_text())
-    run_metrics = json.loads((root / METRICS).read_text())
-    print(f"\n{'':32}{'the post on TFP':>18}{'the run':>18}")
-    for name in run_metrics:
-        print(f"{name:32}{post_metrics[name]:>18}{run_metrics[name]:>18}")
-    print(json.dumps({"post": post_metrics | {"training_s": round(seconds)}, "ours": run_metrics}))
-
-
-def fit(settings: Params) -> model.Model:
-    """TFP's distribution, trained with the post's recipe."""
-    import tensorflow as tf
-    import tf_keras
-    from tensorflow_probability import distributions as tfd
-
-    from stages.pixelcnn import PixelCNN
-
-    data = dataset.load()
-    training = data.where(~data.heldout)
-    order = train.BatchOrder(
-        len(training.labels), settings.batch_size, settings.epochs, settings.seed, settings.max_steps
-    )
-    tf.random.set_seed(settings.seed)
-    dist = tfd.PixelCNN(
-        image_shape=(28, 28, 1),
-        conditional_shape=(),
-        num_resnet=settings.num_resnet,
-        num_hierarchies=settings.num_hierarchies,
-        num_filters=settings.num_filters,
-        num_logistic_mix=settings.num_logistic_mix,
-        dropout_p=0.5,
-    )
-    adam = tf_keras.optimizers.Adam(LEARNING_RATE)
-
-    def step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(dist.log_prob(images, conditional_input=labels, training=True))
-        variables = dist.trainable_variables
-        adam.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return loss / (784 * np.log(2))
-
-    compiled = tf.function(step)
-
-    for number in range(order.steps):
-        batch = order.batch(number)
-        bits = compiled(training.images[batch].astype(np.float32), training.labels[batch].astype(np.float32))
-        if number % 50 == 0:
-            print(f"step {number} of {order.steps}: {bits.numpy():.3f} bits per dimension", flush=True)
-    converted = PixelCNN.from_tfp(dist)
-    weights = {name: value.numpy() for name, value in converted.network.parameters.items()}
-    return model.Model(converted.config, data.classes(settings.classes), "label", weights)
+            subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=root, check=True)
+        metrics: dict[str, Any] = json.loads((root / METRICS).read_text())
+        return metrics
 
 
 if __name__ == "__main__":

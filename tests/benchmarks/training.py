@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.training [--steps 7] [--model R,H,F,BATCH …] [implementation …]
 
-A model is num_resnet, num_hierarchies, num_filters and the number of drawings per batch; the defaults are 2,3,64,32 and
-5,3,128,8. The implementations are `tfp`, `float32`, `bfloat16`, and with a GPU also `tfp+tf32`, `float32+tf32` and
-`float32+deterministic` (bitwise reproducible); by default all run. Each runs in a separate process. Their steps
+A model is num_resnet, num_hierarchies, num_filters and the number of drawings per batch; the defaults are 1,3,32,8,
+2,3,64,32 and 5,3,128,8. The implementations are `tfp`, `float32`, `float32+muon` (with Muon and noise on the input),
+`bfloat16`, and with a GPU also `tfp+tf32`, `float32+tf32`, `bfloat16+muon` and `float32+deterministic` (bitwise
+reproducible); by default all run. All but those with Muon use Adam. Each runs in a separate process. Their steps
 alternate, so that other load on the machine slows all of them; a figure is the median of the steps, and the ratio is
 that of the medians. On a GPU this project's step is one XLA program, as in the pipeline. Prints a table, and then all
 figures as one line of JSON:
@@ -19,6 +20,7 @@ figures as one line of JSON:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -29,9 +31,9 @@ import numpy as np
 
 from tests.benchmarks.alternate import PEAK, Model, alternate, gpu_name, serve_actions, start_processes
 
-MODELS = ("2,3,64,32", "5,3,128,8")
-IMPLEMENTATIONS = ("tfp", "float32", "bfloat16")
-GPU_IMPLEMENTATIONS = ("tfp", "tfp+tf32", "float32", "float32+tf32", "float32+deterministic", "bfloat16")
+MODELS = ("1,3,32,8", "2,3,64,32", "5,3,128,8")
+IMPLEMENTATIONS = ("tfp", "float32", "float32+muon", "bfloat16")
+GPU_IMPLEMENTATIONS = (*IMPLEMENTATIONS, "tfp+tf32", "float32+tf32", "bfloat16+muon", "float32+deterministic")
 
 Step = Callable[[], float]
 
@@ -52,12 +54,12 @@ def main(arguments: list[str]) -> None:
     results: dict[str, Any] = {"device": device, "cores": os.cpu_count()}
     for text in options.model or MODELS:
         print(Model.parse(text))
-        print(f"{'':14}{'build':>9}{'first':>9}{'step':>9}{'peak':>12}{'step of tfp ÷ this':>22}")
+        print(f"{'':22}{'build':>9}{'first':>9}{'step':>9}{'peak':>12}{'step of tfp ÷ this':>22}")
         figures = compare(text, names, options.steps)
         for name, row in figures.items():
             ratio = f"{figures['tfp']['step_s'] / row['step_s']:.2f}" if "tfp" in figures else ""
             times = f"{row['build_s']:>7.1f} s{row['first_s']:>7.1f} s{row['step_s']:>7.3f} s"
-            print(f"{name:14}{times}{row[PEAK]:>8.0f} MiB{ratio:>22}", flush=True)
+            print(f"{name:22}{times}{row[PEAK]:>8.0f} MiB{ratio:>22}", flush=True)
         print()
         results[text] = figures
     print(json.dumps(results))
@@ -93,7 +95,7 @@ def build(name: str, model: Model) -> Step:
     tf.config.experimental.enable_tensor_float_32_execution(option == "tf32")
     if option == "deterministic":
         tf.config.experimental.enable_op_determinism()
-    return build_tfp(model) if implementation == "tfp" else build_pixelcnn(model, implementation)
+    return build_tfp(model) if implementation == "tfp" else build_pixelcnn(model, implementation, option == "muon")
 
 
 def build_tfp(model: Model) -> Step:
@@ -116,21 +118,23 @@ def build_tfp(model: Model) -> Step:
     return lambda: float(compiled())
 
 
-def build_pixelcnn(model: Model, precision: str) -> Step:
-    """A step as in the pipeline, without the options that TFP's step does not have."""
+def build_pixelcnn(model: Model, precision: str, muon: bool) -> Step:
+    """A step as in the pipeline; unless with Muon, without the options that TFP's step does not have."""
     import tensorflow as tf
 
     from stages.pixelcnn import network
     from stages.pixelcnn.likelihood import scale_pixels
     from stages.pixelcnn.network import Config
-    from stages.pixelcnn.training import OptimizerConfig, Trainer
+    from stages.pixelcnn.training import Trainer, TrainingConfig
 
     config = Config(**model.arguments())
     images, condition = model.data()
     scaled = scale_pixels(config, tf.constant(images))
     parameters = network.data_dependent_initialisation(config, network.initialise(config, 0), scaled, condition)
-    optimizer = OptimizerConfig(steps=1_000, learning_rate=0.001, dtype=tf.as_dtype(precision))
-    trainer = Trainer(config, optimizer, parameters, jit_compile=bool(tf.config.list_physical_devices("GPU")))
+    training = TrainingConfig(steps=1_000, learning_rate=0.001, dtype=tf.as_dtype(precision))
+    if muon:
+        training = dataclasses.replace(training, muon_learning_rate=0.02, input_noise=0.1)
+    trainer = Trainer(config, training, parameters, jit_compile=bool(tf.config.list_physical_devices("GPU")))
     pixels, number = images.astype(np.uint8), iter(range(1_000))
     return lambda: float(trainer.step(next(number), pixels, condition)[0])
 

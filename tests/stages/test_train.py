@@ -13,7 +13,7 @@ from stages.outputs import losses, model
 from stages.outputs.dataset import Drawings
 from stages.params import Params
 from stages.pixelcnn.network import Config
-from stages.pixelcnn.training import OptimizerConfig, Trainer
+from stages.pixelcnn.training import Trainer, TrainingConfig
 from stages.quickdraw.labels import labels as quickdraw_labels
 
 CONFIG = Config((4, 4, 1), (2,), 1, 2, 4, 2, dropout_p=0.25, position="ones")
@@ -32,14 +32,14 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    steps: int, seed: int = 0, learning_rate: float = 0.02, checkpoints: Checkpoints | None = None, **config: float
+    steps: int, seed: int = 0, learning_rate: float = 0.02, checkpoints: Checkpoints | None = None, **config: Any
 ) -> tuple[Trainer, list[losses.Loss]]:
     data = striped(40)
     training = data.where(~data.heldout)
     order = train.BatchOrder(len(training.labels), 8, steps * 8 // len(training.labels), seed)
     trainer = Trainer(
         CONFIG,
-        OptimizerConfig(order.steps, learning_rate, seed=seed, **config),
+        TrainingConfig(order.steps, learning_rate, seed=seed, **config),
         train.initial_weights(CONFIG, seed, training.images, one_hot(training.labels)),
     )
     return trainer, train.fit(trainer, order, data, one_hot, checkpoints)
@@ -149,7 +149,7 @@ def test_many_logistics_and_raw_labels_stay_finite(clip_norm: float, full_run: P
 
     first = order.drawings(0, train.INITIAL_DRAWINGS)
     weights = train.initial_weights(config, 0, training.images[first], condition(training.labels[first]))
-    trainer = Trainer(config, train.optimizer_config(settings, order.steps), weights)
+    trainer = Trainer(config, train.training_config(settings, order.steps), weights)
     losses = train.fit(trainer, order, data, condition)
     assert losses[-1].step == 300
     assert all(math.isfinite(row.bits_per_dim) for row in losses)
@@ -170,7 +170,8 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_bits(
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
-    uninterrupted, losses = fit(steps=8, ema_decay=0.9)
+    options: dict[str, Any] = {"ema_decay": 0.9, "muon_learning_rate": 0.02, "input_noise": 0.2, "clip_norm": 1.0}
+    uninterrupted, losses = fit(steps=8, **options)
 
     def stop(checkpoint: Checkpoint) -> None:
         Checkpoints.save(run, checkpoint)
@@ -180,8 +181,8 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_bits(
     run = Checkpoints("run")
     monkeypatch.setattr(run, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        fit(steps=8, ema_decay=0.9, checkpoints=run)
-    resumed, same_losses = fit(steps=8, ema_decay=0.9, checkpoints=Checkpoints("run"))
+        fit(steps=8, **options, checkpoints=run)
+    resumed, same_losses = fit(steps=8, **options, checkpoints=Checkpoints("run"))
     assert f"resumes after step {stop_after} of 8" in capsys.readouterr().err
     assert same_losses == losses
     for name, value in uninterrupted.state().items():
@@ -194,9 +195,12 @@ def test_losses_are_written_as_csv(tmp_path: Path) -> None:
     assert text == "step,drawings,split,bits_per_dim\n0,0,heldout,8.250000\n5,160,train,0.333333\n"
 
 
-def test_the_settings_configure_the_network_and_the_optimizer(full_run: Params) -> None:
+def test_the_settings_configure_the_network_and_the_training(full_run: Params) -> None:
     settings = full_run.model_copy(update={"conditioning": "label", "num_resnet": 2, "clip_norm": 1.5})
     config = train.network_config(settings, ())
     assert (config.conditional_shape, config.num_resnet, config.num_filters) == ((), 2, settings.num_filters)
-    optimizer = train.optimizer_config(settings, 100)
-    assert (optimizer.steps, optimizer.clip_norm, optimizer.learning_rate) == (100, 1.5, settings.learning_rate)
+    training = train.training_config(settings, 100)
+    assert (training.steps, training.clip_norm, training.learning_rate) == (100, 1.5, settings.learning_rate)
+    assert (training.muon_learning_rate, training.input_noise) == (settings.muon_learning_rate, settings.input_noise)
+    adam = train.training_config(settings.model_copy(update={"optimizer": "adam"}), 100)
+    assert adam.muon_learning_rate is None
