@@ -10,6 +10,8 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-compile
 INPUTS := pyproject.toml constraints.txt
+# Most tests use one core. A file's tests run in one process, because they share what its fixtures make.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help run test slow robustness flows graph coverage lint format types constraints clean
 .DEFAULT_GOAL := help
@@ -18,14 +20,14 @@ INPUTS := pyproject.toml constraints.txt
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-run: $(VENV)/.for-run ## Run the pipeline and print the path of its report: MIRROR=<folder of drawings> PROFILE=quick
-	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --mirror "$${MIRROR:-auto}"
+run: $(VENV)/.for-run ## Run the pipeline and print the path of its report: MIRROR=<folder> PROFILE=quick SET="seed=1 …"
+	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --mirror "$${MIRROR:-auto}" $(SET:%=-S '%')
 
 test: $(VENV)/.for-dev ## Run the fast tests
-	@$(VENV)/bin/python -m pytest -q
+	@$(VENV)/bin/python -m pytest -q $(PARALLEL)
 
 slow: $(VENV)/.for-dev ## Run the slow tests
-	@$(VENV)/bin/python -m pytest -q --slow -m "slow or robustness"
+	@$(VENV)/bin/python -m pytest -q $(PARALLEL) --slow -m "slow or robustness"
 
 robustness: $(VENV)/.for-dev ## Test kills, full disks, damaged files and hostile input, at length: KILLS=20 for each stage
 	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m robustness

@@ -1,4 +1,4 @@
-"""The Makefile passes MIRROR and PROFILE on unchanged, and lists its targets. .ci/run executes the targets."""
+"""The Makefile passes MIRROR, PROFILE and SET on unchanged, and lists its targets. .ci/run executes the targets."""
 
 import os
 import subprocess
@@ -8,10 +8,12 @@ import pytest
 
 from tests.settings import ROOT
 
+DEFAULTS = ["--profile", "quick", "--mirror", "auto"]
+
 
 def make(*arguments: str, venv: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     # Variables that `make test` passes to a make that it starts.
-    inherited = ("MIRROR", "PROFILE", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    inherited = ("MIRROR", "PROFILE", "SET", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
     environment = {key: value for key, value in os.environ.items() if key not in inherited} | variables
     command = ["make", *arguments, f"VENV={venv}"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -32,14 +34,15 @@ def venv(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "variables", "passed_on"),
     [
-        ([], {}, ["--profile", "quick", "--mirror", "auto"]),
+        ([], {}, DEFAULTS),
         (["PROFILE=laptop"], {}, ["--profile", "laptop", "--mirror", "auto"]),
         (["MIRROR=../my drawings, 'all'"], {}, ["--profile", "quick", "--mirror", "../my drawings, 'all'"]),
-        (["MIRROR="], {}, ["--profile", "quick", "--mirror", "auto"]),
+        (["MIRROR="], {}, DEFAULTS),
+        (["SET=max_steps=150 seed=1"], {}, [*DEFAULTS, "-S", "max_steps=150", "-S", "seed=1"]),
         ([], {"MIRROR": "/srv/a b"}, ["--profile", "quick", "--mirror", "/srv/a b"]),
     ],
 )
-def test_run_passes_on_the_mirror_and_the_profile(
+def test_run_passes_on_the_mirror_the_profile_and_the_settings(
     venv: Path, arguments: list[str], variables: dict[str, str], passed_on: list[str]
 ) -> None:
     process = make("run", *arguments, venv=venv, **variables)

@@ -157,13 +157,11 @@ def _factors(grams: tf.Tensor) -> tf.Tensor:
     """The matrices by which Newton-Schulz iterations multiply matrices of these Gram matrices, (copies, size, size)."""
     a, b, c = COEFFICIENTS
     squared_norm = tf.maximum(tf.linalg.trace(grams), 1e-30)[:, tf.newaxis, tf.newaxis]
-    gram = grams / squared_norm
-    identity = tf.eye(gram.shape[-1])
-    product = identity * tf.math.rsqrt(squared_norm)
+    gram, product = grams / squared_norm, None
     for iteration in range(ITERATIONS):
         # All of these are polynomials of the first Gram matrix, so they are symmetric and their order is free.
-        factor = a * identity + b * gram + c * _multiply(gram, gram)
-        product = _multiply(product, factor)
+        factor = a * tf.eye(gram.shape[-1]) + b * gram + c * _multiply(gram, gram)
+        product = factor * tf.math.rsqrt(squared_norm) if product is None else _multiply(product, factor)
         if iteration < ITERATIONS - 1:
             gram = _multiply(_multiply(factor, gram), factor)
     return product

@@ -163,14 +163,24 @@ def test_too_few_drawings_for_a_batch_are_an_error() -> None:
         train.fit(None, train.BatchOrder(10, 64, 2, 0), data, one_hot)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 7])
+@pytest.mark.parametrize(
+    ("stop_after", "options"),
+    [
+        (1, {"ema_decay": 0.9}),
+        (4, {"ema_decay": 0.9, "muon_learning_rate": 0.02, "input_noise": 0.2, "clip_norm": 1.0}),
+        (7, {"ema_decay": 0.9}),
+    ],
+)
 def test_a_stopped_run_resumes_and_ends_with_the_same_bits(
-    stop_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stop_after: int,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
-    options: dict[str, Any] = {"ema_decay": 0.9, "muon_learning_rate": 0.02, "input_noise": 0.2, "clip_norm": 1.0}
     uninterrupted, losses = fit(steps=8, **options)
 
     def stop(checkpoint: Checkpoint) -> None:

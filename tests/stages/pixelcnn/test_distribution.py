@@ -474,25 +474,21 @@ import numpy as np, tensorflow as tf, tf_keras
 from stages.pixelcnn import PixelCNN
 from tests.stages.pixelcnn.test_distribution import TINY, condition, images
 
-def in_graph(*functions):
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        dist = PixelCNN(**vars(TINY))
-        results = [function(dist) for function in functions]
-        gradients = tf.gradients(log_prob(dist), dist.trainable_variables)
-        session.run(tf.compat.v1.global_variables_initializer())
-        values = [session.run(result) for result in results]  # the first one initialises the network
-        assert session.run(dist.network.initialised)
-        assert all(np.isfinite(gradient).all() for gradient in session.run(gradients))
-        return values
-
 x, conditional = images(TINY, 4), condition(TINY, 4)
-log_prob = lambda dist: dist.log_prob(x, **conditional)
-sample = lambda dist: dist.sample((3, 4), seed=5, **conditional)
-for functions in ([log_prob, sample], [sample, log_prob]):
+tf.config.run_functions_eagerly(True)  # without XLA, whose compilation takes longer than the rest
+eager = PixelCNN(**vars(TINY))
+expected = eager.sample((3, 4), seed=5, **conditional), eager.log_prob(x, **conditional)
+tf.config.run_functions_eagerly(False)
+with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     dist = PixelCNN(**vars(TINY))
-    expected = [function(dist) for function in functions]
-    for value, reference in zip(in_graph(*functions), expected, strict=True):
-        np.testing.assert_allclose(value, reference, rtol=1e-5)
+    samples, log_prob = dist.sample((3, 4), seed=5, **conditional), dist.log_prob(x, **conditional)
+    gradients = tf.gradients(log_prob, dist.trainable_variables)
+    session.run(tf.compat.v1.global_variables_initializer())
+    np.testing.assert_array_equal(session.run(samples), expected[0])  # initialises the network
+    assert session.run(dist.network.initialised)
+    values, gradients = session.run([log_prob, gradients])
+    np.testing.assert_allclose(values, expected[1], rtol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 config = dataclasses.replace(TINY, conditional_shape=None, use_data_init=False)
 with tf.Graph().as_default(), tf.compat.v1.Session().as_default():
