@@ -76,11 +76,11 @@ class Optimizer:
           muon_rate: Muon's, of this step.
         """
         for name in self.second_moments:
-            self._adam(name, gradients[name], tf.cast(step, tf.float32) + 1.0, learning_rate)
+            self._apply_adam(name, gradients[name], tf.cast(step, tf.float32) + 1.0, learning_rate)
         if self.muon:
-            self._muon({name: gradients[name] for name in self.muon}, muon_rate)
+            self._apply_muon(gradients, muon_rate)
 
-    def _adam(self, name: str, gradient: tf.Tensor, count: tf.Tensor, rate: tf.Tensor) -> None:
+    def _apply_adam(self, name: str, gradient: tf.Tensor, count: tf.Tensor, rate: tf.Tensor) -> None:
         """Adam (arXiv 1412.6980), in one pass over the array."""
         beta_1, beta_2 = self._betas
         tf.raw_ops.ResourceApplyAdam(
@@ -96,18 +96,18 @@ class Optimizer:
             grad=gradient,
         )
 
-    def _muon(self, gradients: Mapping[str, tf.Tensor], rate: tf.Tensor) -> None:
+    def _apply_muon(self, gradients: Mapping[str, tf.Tensor], rate: tf.Tensor) -> None:
+        """Muon with Nesterov's momentum."""
         table = network.layers(self.config)
-        directions = {}
-        for name, gradient in gradients.items():
-            moment = self.first_moments[name]
-            moment.assign(MOMENTUM * moment + (1.0 - MOMENTUM) * gradient)
-            nesterov = MOMENTUM * moment + (1.0 - MOMENTUM) * gradient
-            directions[name] = as_matrices(nesterov, table[name.rpartition("/")[0]].transposed)
-        for name, direction in zip(directions, orthogonalise(*directions.values()), strict=True):
+        transposed = {name: table[name.rpartition("/")[0]].transposed for name in self.muon}
+        matrices = []
+        for name in self.muon:
+            moment, gradient = self.first_moments[name], (1.0 - MOMENTUM) * gradients[name]
+            moment.assign(MOMENTUM * moment + gradient)
+            matrices.append(as_matrices(MOMENTUM * moment + gradient, transposed[name]))
+        for name, direction in zip(self.muon, orthogonalise(*matrices), strict=True):
             weight = self.weights[name]
-            transposed = table[name.rpartition("/")[0]].transposed
-            weight.assign_sub(rate * as_kernels(direction, weight.shape, transposed))
+            weight.assign_sub(rate * as_kernels(direction, weight.shape, transposed[name]))
 
 
 def as_matrices(kernels: tf.Tensor, transposed: bool) -> tf.Tensor:
