@@ -20,7 +20,7 @@ POLICY = RetryPolicy(max_attempts=4, max_first_attempts=2, first_wait=0.001, max
         ("1e9", None),
         ("soon", None),
         ("Mon, 99 Foo", None),
-        (formatdate(time.time() - 100, usegmt=True), 0),
+        ("Thu, 01 Jan 2026 00:00:00 GMT", 0),
     ],
 )
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
