@@ -71,7 +71,9 @@ def test_two_steps_of_muon_and_adam() -> None:
     initial = {name: value.numpy() for name, value in network.initialise(CONFIG, 0).items()}
     weights = {name: tf.Variable(value) for name, value in initial.items()}
     update = Optimizer(CONFIG, weights, muon=True)
-    gradients = [{name: rng.normal(size=value.shape).astype(np.float32) for name, value in initial.items()}] * 2
+    gradients = [
+        {name: rng.normal(size=value.shape).astype(np.float32) for name, value in initial.items()} for _ in range(2)
+    ]
     for step, gradient in enumerate(gradients):
         update.apply(tf.constant(step), {k: tf.constant(v) for k, v in gradient.items()}, 0.01, 0.05)
     assert set(update.first_moments) == set(weights)
