@@ -4,8 +4,10 @@ The settings of the run are written to params.yaml, so that DVC's own commands c
 DVC experiment, which `dvc exp show` lists.
 """
 
+import contextlib
 import functools
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline import dvc
@@ -13,6 +15,7 @@ from pipeline.run_settings import experiment_name, parse_override, profiles, res
 from pipeline.server import find_server
 from pipeline.subprocesses.supervisor import exit_on_signals
 from stages import params
+from stages.common import files
 
 
 def run(profile: str | None, overrides: Iterable[str], mirror: str | None) -> None:
@@ -37,24 +40,51 @@ def run(profile: str | None, overrides: Iterable[str], mirror: str | None) -> No
         settings = base | changes
         params.check(settings, "the settings of this run" if profile or changes else "params.yaml")
 
-        update_params_file(root / "params.yaml", current, settings)
         name = experiment_name(profile or "run", settings)
         server = find_server()
-        if server is None:
-            workspace = dvc.Workspace(root)
-            with exit_on_signals():
-                workspace.reproduce(echo=True)
-                workspace.save(name)
-        else:
-            _run_as_flow(name)
+        with _restoring_settings(root):
+            update_params_file(root / "params.yaml", current, settings)
+            if server is None:
+                _run_here(root, name)
+            else:
+                _run_as_flow(name)
         metrics = dvc.metrics(root)
 
     print(f"\nsaved as the experiment {name}")
     for metric, value in metrics.items():
         print(f"{metric}: {value:.4g}" if isinstance(value, float) else f"{metric}: {value}")
+    if changed := " ".join(sorted(dvc.changed_files(root) & dvc.RUN_FILES, reverse=True)):
+        print(f"changed by this run: `git commit {changed}` keeps it, `git restore {changed}` goes back")
     for path in dvc.outputs(root):
         if path.endswith(".html"):
             print(f"report: {root / path}")
+
+
+@contextlib.contextmanager
+def _restoring_settings(root: Path) -> Iterator[None]:
+    """If the block fails before a stage has run, write params.yaml as it was before the block."""
+    path, lock = root / "params.yaml", root / dvc.LOCK_FILE
+    dvc.stages_in_lockfile(root)  # raises an error, if a person has to choose between two versions
+    settings, stages = path.read_bytes(), lock.read_bytes() if lock.exists() else None
+    try:
+        yield
+    except dvc.DvcError:
+        if stages == (lock.read_bytes() if lock.exists() else None) and path.read_bytes() != settings:
+            with files.atomic_file(path) as temporary:
+                temporary.write_bytes(settings)
+            print("params.yaml is as it was before this run", flush=True)
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        raise
+
+
+def _run_here(root: Path, name: str) -> None:
+    """Run the stages in this process's checkout, and save the run as the experiment `name`."""
+    workspace = dvc.Workspace(root)
+    with exit_on_signals():
+        workspace.reproduce(echo=True)
+        workspace.save(name)
 
 
 def _run_as_flow(name: str) -> None:

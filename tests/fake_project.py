@@ -74,7 +74,7 @@ def write(folder: Path, **settings: Any) -> None:
         stages[name] = {"cmd": command, "deps": deps, **entries}
     (folder / "dvc.yaml").write_text(json.dumps({"stages": stages, "metrics": graph["metrics"]}), encoding="utf-8")
     (folder / "stage.py").write_text(textwrap.dedent(STAGE), encoding="utf-8")
-    for name in ("params.yaml", ".gitignore"):
+    for name in ("params.yaml", "dvc.lock", ".gitignore"):
         shutil.copy(ROOT / name, folder)
     update_params_file(folder / "params.yaml", params.read(folder / "params.yaml"), FULL | settings)
     shutil.copytree(ROOT / "reviews", folder / "reviews")

@@ -14,10 +14,13 @@ from pipeline.dvc.experiments import (
     list_experiments,
     metrics,
 )
-from pipeline.dvc.git import find_root, has_origin, is_committed, project_root, read_committed, resolve_commit
+from pipeline.dvc.git import changed_files, find_root, has_origin, project_root, read_committed, resolve_commit
 from pipeline.dvc.locks import exclusive_run
 from pipeline.dvc.repository import (
+    LOCK_FILE,
+    RUN_FILES,
     Stage,
+    is_torn,
     output_md5,
     outputs,
     remote,
@@ -29,6 +32,8 @@ from pipeline.dvc.repository import (
 from pipeline.dvc.workspace import Outcome, Workspace, environment, temporary_workspace
 
 __all__ = [
+    "LOCK_FILE",
+    "RUN_FILES",
     "DvcError",
     "Experiment",
     "OutOfTime",
@@ -37,6 +42,7 @@ __all__ = [
     "Stage",
     "Workspace",
     "cache_folder",
+    "changed_files",
     "configure_store",
     "environment",
     "exclusive_run",
@@ -44,7 +50,7 @@ __all__ = [
     "fetch_experiments",
     "find_root",
     "has_origin",
-    "is_committed",
+    "is_torn",
     "list_experiments",
     "metrics",
     "output_md5",

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from pipeline.dvc.errors import DvcError
 from pipeline.dvc.locks import config_lock
 from pipeline.dvc.repository import open_repository
+from stages.common import files
 
 STORE_REMOTE = "store"  # the name of the remote that `configure_store` adds
 repair_lock = threading.Lock()  # held during a repair, so that the next one need not read the same files again
@@ -97,5 +99,8 @@ def configure_store(root: Path, store: str) -> None:
         after = copy.deepcopy(before)
         merge(after, required)
         if after != before:
-            with config.edit("local") as settings:
-                merge(settings, required)
+            with files.atomic_file(root / ".dvc" / "config.local") as temporary:  # DVC itself writes it in place
+                if (root / ".dvc" / "config.local").exists():
+                    shutil.copy(root / ".dvc" / "config.local", temporary)
+                with Config(str(temporary.parent)).edit("local") as settings:
+                    merge(settings, required)

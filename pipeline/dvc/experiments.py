@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from pipeline.dvc.errors import DvcError
 from pipeline.dvc.git import git, resolve_commit, run_git
 from pipeline.dvc.locks import config_lock
-from pipeline.dvc.repository import read_dvc_yaml, without_progress_bars
+from pipeline.dvc.repository import LOCK_FILE, read_dvc_yaml, without_progress_bars
+from stages.common import files
 
 EXPERIMENT_REFS = "refs/exps"
 
@@ -55,6 +57,34 @@ def list_experiments(root: Path) -> list[Experiment]:
         first_two_digits, other_digits, name = reference.split("/", 2)
         experiments.append(Experiment(name, baseline=first_two_digits + other_digits, commit=commit))
     return experiments
+
+
+def save_experiment(root: Path, name: str, variables: Mapping[str, str]) -> None:
+    """Save the files that Git tracks, as they are, as the experiment `name` of the current commit.
+
+    `dvc exp save` would do the same, but it stashes the changes and detaches HEAD meanwhile: a kill at that moment
+    leaves the checkout so. This function writes the commit through an index of its own, and the last thing it does is
+    to set the reference. An experiment of this name is replaced.
+
+    Args:
+      root: the root of the repository. No other run may be active in it.
+      name: the experiment.
+      variables: additional environment variables, such as the author of the commit.
+    """
+    baseline = run_git(root, "rev-parse", "HEAD").strip()
+    reference = f"{EXPERIMENT_REFS}/{baseline[:2]}/{baseline[2:]}/{name}"
+    with files.temporary_folder(root / ".dvc" / "tmp", prefix="save-", stale="save-*") as folder:
+        index = folder / "index"
+        shutil.copy(root / run_git(root, "rev-parse", "--git-path", "index").strip(), index)
+        variables = {**variables, "GIT_INDEX_FILE": str(index)}
+        run_git(root, "add", "--update", "--", ":/", variables=variables)
+        run_git(root, "add", "--force", "--", LOCK_FILE, variables=variables)
+        tree = run_git(root, "write-tree", variables=variables).strip()
+        message = f"Save the run {name}"
+        commit = run_git(root, "commit-tree", tree, "-p", baseline, "-m", message, variables=variables).strip()
+    lock = root / run_git(root, "rev-parse", "--git-path", f"{reference}.lock").strip()
+    lock.unlink(missing_ok=True)  # left by a Git that was killed; only runs set this reference, and no other is active
+    run_git(root, "update-ref", reference, commit)
 
 
 def fetch_experiments(root: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.dvc.errors import DvcError
@@ -53,18 +54,22 @@ def has_origin(root: Path) -> bool:
     return git(root, "remote", "get-url", "origin").returncode == 0
 
 
-def is_committed(root: Path, *except_for: str) -> bool:
-    """Whether the files that Git tracks are as in the last commit, except for the named ones."""
-    exclusions = [f":(exclude){path}" for path in except_for]
-    return not git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *exclusions).stdout.strip()
+def changed_files(root: Path) -> set[str]:
+    """The files of the project that differ from the last commit or are not in it, except for those that Git ignores."""
+    changed = run_git(root, "diff", "--name-only", "--relative", "-z", "HEAD", "--", ".")
+    added = run_git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
+    return {path for path in (changed + added).split("\0") if path}
 
 
-def git(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a Git command in `root`, whatever its exit code. Raises `DvcError` if Git is not installed."""
+def git(root: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a Git command in `root`, whatever its exit code, with additional environment variables.
+
+    Raises `DvcError` if Git is not installed.
+    """
     try:
         return subprocess.run(
             ["git", "-C", str(root), *arguments],
-            env=os.environ | NO_PROMPT,
+            env={**os.environ, **NO_PROMPT, **(variables or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -74,9 +79,9 @@ def git(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         raise DvcError("git is not installed, and DVC saves runs in a Git repository") from None
 
 
-def run_git(root: Path, *arguments: str) -> str:
-    """Run a Git command in `root` and return its output. Raises `DvcError` if it fails."""
-    result = git(root, *arguments)
+def run_git(root: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> str:
+    """Run a Git command as `git` does, and return its output. Raises `DvcError` if it fails."""
+    result = git(root, *arguments, variables=variables)
     if result.returncode:
         raise DvcError(f"git {arguments[0]}: {(result.stderr.strip() or 'failed').splitlines()[-1]}")
     return result.stdout

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.dvc.repository import open_repository
+from pipeline.dvc.repository import open_repository, repair_dvc_lock
 from stages.common.locks import file_lock
 
 
 @contextlib.contextmanager
 def exclusive_run(root: Path, notify: Callable[[str], object] = print) -> Iterator[None]:
     """Lock the checkout at `root` in the block, so that no other run changes params.yaml: each stage reads it anew.
+
+    A dvc.lock that an earlier run has left damaged is repaired first.
 
     Waits for another run of this project, and for a `dvc repro` that a person has started: its remaining stages would
     read the new settings. A `dvc repro` that starts later reads the settings of this run, and DVC itself prevents the
@@ -41,6 +43,8 @@ def exclusive_run(root: Path, notify: Callable[[str], object] = print) -> Iterat
                 notify(f"DVC is running in this checkout ({running}); waiting for it to end")
             reported = running
             time.sleep(0.5)
+        for line in repair_dvc_lock(root):
+            notify(line)
         _locked_paths.add(path)
         try:
             yield

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dvc.errors import DvcError
+from pipeline.dvc.git import git
+from stages.common import files
+
+LOCK_FILE = "dvc.lock"  # DVC's record of what each stage has read and written
+RUN_FILES = frozenset({"params.yaml", LOCK_FILE})  # the files in Git that a run changes
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,46 @@ def read_dvc_yaml(root: Path) -> dict[str, Any]:
 
 def read_dvc_lock(root: Path) -> dict[str, Any]:
     """The stages of dvc.lock by name; empty if no stage has run."""
-    lock = root / "dvc.lock"
+    lock = root / LOCK_FILE
     entries: dict[str, Any] = _read_yaml(lock).get("stages", {}) if lock.exists() else {}
     return entries
+
+
+def repair_dvc_lock(root: Path) -> list[str]:
+    """Replace a dvc.lock that is empty or torn by the committed one, and return a line that says so.
+
+    DVC writes the file in place, so a kill or a full disk at that moment leaves a part of it, and each DVC command then
+    fails. What has run since the last commit is restored from DVC's cache of runs. A file with the conflict markers of
+    a merge stays: it is for a person to decide.
+    """
+    path = root / LOCK_FILE
+    if not path.exists() or not is_torn(path.read_bytes()):
+        return []
+    committed = git(root, "show", f"HEAD:./{LOCK_FILE}").stdout.encode()
+    if is_torn(committed):
+        path.unlink()
+    else:
+        with files.atomic_file(path) as temporary:
+            temporary.write_bytes(committed)
+    return [
+        f"WARNING: {LOCK_FILE} was damaged, probably by an interrupt while DVC wrote it. The committed one replaces "
+        "it, and what has run since is restored from DVC's cache"
+    ]
+
+
+def is_torn(content: bytes) -> bool:
+    """Whether these are the bytes of a dvc.lock that DVC cannot read, and not because of the conflicts of a merge."""
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+    from dvc.utils.serialize import parse_yaml
+
+    if b"<<<<<<<" in content:
+        return False
+    try:
+        Lockfile.validate(parse_yaml(content.decode(), LOCK_FILE), LOCK_FILE)
+    except (UnicodeDecodeError, DvcException):
+        return True
+    return False
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

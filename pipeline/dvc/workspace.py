@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pipeline.dvc.cache import repair_cache, repair_lock, share_cache
 from pipeline.dvc.errors import DvcError, OutOfTime
-from pipeline.dvc.experiments import EXPERIMENT_REFS, experiment_commits
+from pipeline.dvc.experiments import EXPERIMENT_REFS, experiment_commits, save_experiment
 from pipeline.dvc.git import NO_PROMPT, git, run_git
 from pipeline.dvc.repository import remote
-from pipeline.subprocesses.supervisor import LineCallback, Supervisor, TimedOut
+from pipeline.subprocesses.supervisor import EchoFilter, LineCallback, Supervisor, TimedOut
 from stages.common import files
 
 
@@ -87,11 +87,11 @@ class Workspace:
         Args:
           stage: the name of the stage; None for all.
           line: called with each line that DVC and the stages print.
-          echo: whether to print these lines as well.
+          echo: whether to print these lines as well, except for those of the error that is raised, and DVC's hints.
           seconds: the time limit; None for none.
 
         Raises:
-          DvcError: a stage failed; the message is DVC's error and the last error of the stage.
+          DvcError: a stage failed; the message is the name and the error of the stage, or DVC's error if it has none.
           OutOfTime: the time limit has passed.
           Stopped: `stop` was called.
         """
@@ -112,12 +112,13 @@ class Workspace:
                 if echo:
                     print(text, file=sys.stderr, flush=True)
             self._cache_checked = True
-        self._dvc(arguments, parser, line=parse_and_report, echo=echo, seconds=seconds)
+        echo_filter = (lambda _: not (parser.in_error or parser.in_hint)) if echo else None
+        self._dvc(arguments, parser, line=parse_and_report, echo=echo_filter, seconds=seconds)
         return parser.outcomes
 
     def save(self, name: str) -> None:
         """Save the current settings and outputs as the experiment `name`, replacing one of that name."""
-        self._dvc(["exp", "save", "--force", "--name", name])
+        save_experiment(self.root, name, environment(self.root))
 
     def push(self, stage: str | None = None) -> None:
         """Push the outputs of a stage, or of all, to the DVC remote, with the run cache needed to restore them."""
@@ -142,7 +143,7 @@ class Workspace:
         arguments: Sequence[str],
         parser: "OutputParser | None" = None,
         line: LineCallback | None = None,
-        echo: bool = False,
+        echo: EchoFilter | None = None,
         seconds: float | None = None,
     ) -> None:
         parser = parser or OutputParser()
@@ -163,6 +164,8 @@ class OutputParser:
 
     Attributes:
       outcomes: what DVC did, by stage.
+      in_error: whether the last line belongs to an error.
+      in_hint: whether the last line is a hint of DVC about what to do next.
     """
 
     RUNNING = re.compile(r"Running stage '(.+)':")
@@ -170,6 +173,11 @@ class OutputParser:
     PULLING = re.compile(r"Pulling data for stage: '(.+)'")
     SKIPPED = re.compile(r"Stage '(.+)' didn't change, skipping")
     FAILED = re.compile(r"ERROR: (.+)")
+    FAILED_STAGE = re.compile(r"failed to reproduce '(.+?)'")
+    HINT = re.compile(
+        r"To track the changes with git, run:|git add .*|To enable auto staging, run:|dvc config core\.autostage true"
+        r"|Use `dvc push` to send your updates to remote storage\."
+    )
     EXITED = re.compile(r"exited with (\d+)$")
     COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -177,15 +185,17 @@ class OutputParser:
         self.outcomes: dict[str, Outcome] = {}
         self._dvc_error: str | None = None
         self._stage_error: str | None = None
-        self._error_may_continue = False
+        self.in_error = False
+        self.in_hint = False
 
     def add(self, text: str) -> None:
         """Read one line."""
         text = self.COLOURS.sub("", text)
-        if self._error_may_continue and text[:1].isspace():  # the processes that hold DVC's lock, one per line
+        if self._dvc_error and self.in_error and text[:1].isspace():  # such as the processes that hold DVC's lock
             self._dvc_error = f"{self._dvc_error} {text.strip()}"
             return
-        text, self._error_may_continue = text.strip(), False
+        text, self.in_error = text.strip(), True
+        self.in_hint = self.HINT.fullmatch(text) is not None
         for pattern, outcome in (
             (self.SKIPPED, Outcome.UNCHANGED),
             (self.PULLING, Outcome.RESTORED),
@@ -198,13 +208,16 @@ class OutputParser:
         if text.startswith("error: "):
             self._stage_error = text.removeprefix("error: ")
         elif match := self.FAILED.match(text):
-            self._dvc_error, self._error_may_continue = match[1], True
+            self._dvc_error = match[1]
+        else:
+            self.in_error = False
 
     @property
     def error(self) -> str | None:
-        """DVC's error, followed by the last error of the stage that failed; None if DVC has reported no error."""
+        """The name and the last error of the stage that failed, or else DVC's error; None if DVC has reported none."""
         if self._dvc_error and self._stage_error:
-            return f"{self._dvc_error}: {self._stage_error}"
+            match = self.FAILED_STAGE.match(self._dvc_error)
+            return f"{match[1] if match else self._dvc_error}: {self._stage_error}"
         return self._dvc_error
 
     @property

@@ -100,8 +100,8 @@ def experiment(
         params.check(run_settings, "the settings of this experiment")
         name = name or experiment_name(profile, run_settings)
         baseline_run = find_baseline(root, base_settings, baseline, exclude=name)
-        if not dvc.is_committed(root, "params.yaml", "dvc.lock"):
-            get_run_logger().warning("Uncommitted changes are not part of the experiment")
+        if uncommitted := dvc.changed_files(root) - dvc.RUN_FILES:
+            get_run_logger().warning("Not committed, so not in the experiment: %s", ", ".join(sorted(uncommitted)))
 
         with dvc.temporary_workspace(root, name, slot_variables.get()) as workspace:
             update_params_file(workspace.root / "params.yaml", committed, run_settings, get_run_logger().info)

@@ -13,15 +13,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import psutil
 
-# The signals that end a process tree, in order, each with the seconds to wait before the next.
-END_SIGNALS = ((signal.SIGINT, 4.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
+INTERRUPT_SECONDS = 5.0  # to wait after an interrupt, before the other signals
+ALONE_SECONDS = 0.5  # that the command itself has to end after what it ran has ended, before it is interrupted
+# The signals that end a process tree after that, in order, each with the seconds to wait before the next.
+END_SIGNALS = ((signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
 
@@ -47,10 +49,11 @@ def main(command: list[str]) -> int:
         if wakeup_read in ready:
             os.read(wakeup_read, 4096)
         if sys.stdin.fileno() in ready or _received_signals:
-            code = _end(child.pid, END_SIGNALS)
-            return 1 if code is None else code
+            code = _interrupt(child.pid)
+            ended = _end(child.pid, END_SIGNALS)
+            return next((number for number in (code, ended) if number is not None), 1)
         code = _reap(child.pid)
-    _end(child.pid, END_SIGNALS[1:])  # without SIGINT: shells start background jobs with SIGINT ignored
+    _end(child.pid, END_SIGNALS)  # without SIGINT: shells start background jobs with SIGINT ignored
     return code
 
 
@@ -82,6 +85,33 @@ def _reap(pid: int) -> int | None:
     return code
 
 
+def _interrupt(pid: int) -> int | None:
+    """Interrupt all descendants; return the exit code of `pid`, or None if it has not ended.
+
+    The command itself is interrupted only if it goes on alone for a while. DVC ends by itself when its stage fails, and
+    if it is interrupted while it writes dvc.lock, it leaves a part of the file.
+    """
+    import psutil
+
+    code, interrupted = None, set[psutil.Process]()
+    deadline = time.monotonic() + INTERRUPT_SECONDS
+    alone_since = time.monotonic()
+    while (now := time.monotonic()) < deadline:
+        if (ended := _reap(pid)) is not None:
+            code = ended
+        processes = set(psutil.Process().children(recursive=True))
+        if not processes:
+            break
+        others = {process for process in processes if process.pid != pid}
+        if others:
+            alone_since = now
+        to_interrupt = others if now - alone_since < ALONE_SECONDS else processes
+        _send(signal.SIGINT, to_interrupt - interrupted)
+        interrupted |= to_interrupt
+        time.sleep(0.02)
+    return code
+
+
 def _end(pid: int, signals: Sequence[tuple[signal.Signals, float]]) -> int | None:
     """End all descendants with the given signals; return the exit code of `pid`, or None if it is not among them.
 
@@ -107,7 +137,7 @@ def _end(pid: int, signals: Sequence[tuple[signal.Signals, float]]) -> int | Non
     return code
 
 
-def _send(number: signal.Signals, processes: Sequence["psutil.Process"]) -> None:
+def _send(number: signal.Signals, processes: Iterable["psutil.Process"]) -> None:
     import psutil
 
     for process in processes:

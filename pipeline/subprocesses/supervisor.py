@@ -6,6 +6,7 @@ A child ends on `Supervisor.stop`, when its time limit has passed, and when this
 import contextlib
 import os
 import pty
+import re
 import selectors
 import shutil
 import signal
@@ -24,6 +25,7 @@ REAPER = Path(__file__).with_name("reaper.py")
 STDOUT, STDERR = 1, 2
 
 LineCallback = Callable[[str], object]
+EchoFilter = Callable[[str], bool]
 
 
 class Stopped(UserError):
@@ -69,7 +71,7 @@ class Supervisor:
         cwd: Path,
         env: Mapping[str, str],
         line: LineCallback,
-        echo: bool = False,
+        echo: EchoFilter | None = None,
         seconds: float | None = None,
     ) -> int:
         """Run `command` to its end and return its exit code (128 + n for signal n).
@@ -79,17 +81,19 @@ class Supervisor:
           cwd: the folder to run it in.
           env: its environment variables.
           line: called with each line of its standard output and standard error, without the line ending.
-          echo: whether to also write both to those of this process; a terminal shows progress bars and colours.
+          echo: called after `line`, and with blank lines too: whether to write the line to that of this process as
+            well. A terminal shows progress bars and colours. None echoes nothing.
           seconds: the time limit; None for none.
 
         Raises:
           TimedOut: the time limit has passed.
           Stopped: `stop` was called.
         """
-        streams = _Streams(echo)
+        streams = _Streams(terminal=echo is not None and sys.stdout.isatty() and sys.stderr.isatty())
         reaper_command = [sys.executable, "-I", str(REAPER), *command]
         with self._lock:
             if self._stopped:
+                streams.close_child_ends()
                 streams.close()
                 raise Stopped(f"{command[0]} was not started")
             reaper = subprocess.Popen(
@@ -104,7 +108,7 @@ class Supervisor:
             self._reapers.add(reaper)
         streams.close_child_ends()
         try:
-            in_time = streams.read(reaper, line, None if seconds is None else time.monotonic() + seconds)
+            in_time = streams.read(reaper, line, echo, None if seconds is None else time.monotonic() + seconds)
         finally:
             _release(reaper)
             code = reaper.wait()  # a second interrupt ends this wait, but not the reaper
@@ -129,17 +133,17 @@ def _release(reaper: "subprocess.Popen[bytes]") -> None:
 class _Streams:
     """The standard output and standard error of a child.
 
-    The child writes both to one pseudo-terminal if they are echoed to a terminal, otherwise each to its own pipe.
+    Args:
+      terminal: whether the child writes both to one pseudo-terminal, and not each to its own pipe.
 
     Attributes:
       parent_ends: the file descriptors to read from; each maps to the stream to echo to, STDOUT or STDERR.
       child_ends: the file descriptors for the child's standard output and standard error.
     """
 
-    def __init__(self, echo: bool) -> None:
-        self.echo = echo
+    def __init__(self, terminal: bool) -> None:
         self.parent_ends: dict[int, int] = {}
-        if echo and sys.stdout.isatty() and sys.stderr.isatty():
+        if terminal:
             parent_end, child_end = pty.openpty()
             _copy_size(child_end)
             self.child_ends: tuple[int, int] = (child_end, child_end)
@@ -149,8 +153,10 @@ class _Streams:
             self.child_ends = (child_stdout, child_stderr)
             self.parent_ends |= {stdout: STDOUT, stderr: STDERR}
 
-    def read(self, reaper: "subprocess.Popen[bytes]", line: LineCallback, deadline: float | None) -> bool:
-        """Call `line` with each line until the child ends; return False if the deadline passes first."""
+    def read(
+        self, reaper: "subprocess.Popen[bytes]", line: LineCallback, echo: EchoFilter | None, deadline: float | None
+    ) -> bool:
+        """Call `line` and `echo` with each line until the child ends; return False if the deadline passes first."""
         unfinished = dict.fromkeys(self.parent_ends, b"")
         with selectors.DefaultSelector() as selector:
             for parent_end in self.parent_ends:
@@ -167,12 +173,13 @@ class _Streams:
                         data = b""
                     if not data:
                         selector.unregister(key.fd)
-                    if self.echo:
-                        _write(self.parent_ends[key.fd], data)
-                    *lines, unfinished[key.fd] = (unfinished[key.fd] + data).replace(b"\r", b"\n").split(b"\n")
-                    for text in lines if data else [*lines, unfinished[key.fd]]:
-                        if text.strip():
-                            line(text.decode("utf-8", "replace").rstrip())
+                    *lines, unfinished[key.fd] = re.split(rb"(?<=[\r\n])", unfinished[key.fd] + data)
+                    for raw in lines if data else [*lines, unfinished[key.fd]]:
+                        text = raw.decode("utf-8", "replace").rstrip()
+                        if text:
+                            line(text)
+                        if echo is not None and echo(text):
+                            _write(self.parent_ends[key.fd], raw)
                 if not ready and reaper.poll() is not None:
                     break  # the child has ended, but an unrelated process still holds the stream open
         return True

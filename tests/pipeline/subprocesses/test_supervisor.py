@@ -123,6 +123,47 @@ def test_stop_ends_the_process_tree_and_prevents_later_runs(tmp_path: Path) -> N
     assert len(pids(tmp_path)) == 3
 
 
+@pytest.mark.parametrize(("child", "ended_by"), [("sleep 600", "its child"), ("", "an interrupt")])
+def test_a_command_is_interrupted_only_while_it_runs_nothing(tmp_path: Path, child: str, ended_by: str) -> None:
+    """DVC, for example, ends when its stage does, and what it writes meanwhile is whole."""
+    code = f"""
+import pathlib, subprocess, time
+try:
+    pathlib.Path("ready").touch()
+    subprocess.run({child.split()!r}) if {child!r} else time.sleep(600)
+    time.sleep(0.2)
+    print("ended by its child")
+except KeyboardInterrupt:
+    print("ended by an interrupt")
+"""
+    supervisor, lines = Supervisor(), list[str]()
+
+    def stop() -> None:
+        eventually((tmp_path / "ready").exists)
+        supervisor.stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(Stopped):
+        supervisor.run([sys.executable, "-c", code], cwd=tmp_path, env=dict(os.environ), line=lines.append)
+    stopper.join()
+    assert lines == [f"ended by {ended_by}"]
+
+
+def test_lines_are_echoed_as_chosen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    script = "echo one; echo secret; echo; printf '50%%\\r100%%\\r'; printf end"
+    Supervisor().run(
+        ["sh", "-c", script],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        line=lines.append,
+        echo=lambda text: text != "secret",
+    )
+    assert lines == ["one", "secret", "50%", "100%", "end"]
+    assert capfd.readouterr().out == "one\n\n50%\r100%\rend"
+
+
 def test_a_timeout_ends_the_process(tmp_path: Path) -> None:
     with pytest.raises(TimedOut, match=r"timed out after 0.5 seconds"):
         run(tmp_path, ONE_PROCESS, seconds=0.5)
@@ -194,8 +235,9 @@ def test_a_command_in_a_terminal_writes_to_a_terminal(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.subprocesses.supervisor import Supervisor; lines = [];"
         "script = 'test -t 1 && test -t 2 && printf \"1%%\\\\r2%%\\\\n\" && stty size < /dev/stderr';"
-        "Supervisor().run(['sh', '-c', script],"
-        "cwd=Path.cwd(), env={'PATH': '/usr/bin:/bin', 'LINES': '7', 'COLUMNS': '99'}, line=lines.append, echo=True);"
+        "environment = {'PATH': '/usr/bin:/bin', 'LINES': '7', 'COLUMNS': '99'};"
+        "command = ['sh', '-c', script];"
+        "Supervisor().run(command, cwd=Path.cwd(), env=environment, line=lines.append, echo=lambda _: True);"
         "Path('lines').write_text(repr(lines))"
     )
     parent_end, child_end = pty.openpty()
