@@ -310,23 +310,38 @@ def check_settings(root: Path) -> Finding:
 
 
 def check_git(root: Path) -> Finding:
-    """Check that DVC can save experiments, and that no file but params.yaml has uncommitted changes."""
+    """Check that DVC can save experiments, and report the files that differ from the last commit."""
     dvc.find_root(root)  # raises an error without a Git repository or a commit
-    if not dvc.is_committed(root, "params.yaml"):
+    changed = dvc.changed_files(root)
+    if others := sorted(changed - dvc.RUN_FILES):
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         return Finding(
             Level.NOTE,
-            "files differ from the last commit, on which DVC bases experiments",
-            "`git status` lists them; commit them so that others can reproduce a run",
+            f"{', '.join(others[:3])}{more}: not as in the last commit, on which DVC bases experiments",
+            "commit what others need to reproduce a run",
         )
-    return Finding(Level.OK, "no uncommitted changes (params.yaml is not checked)")
+    if changed:
+        files = " ".join(sorted(changed, reverse=True))
+        return Finding(
+            Level.OK, f"changed by the last run: `git commit {files}` keeps the run, `git restore {files}` goes back"
+        )
+    return Finding(Level.OK, "all files are as in the last commit")
 
 
 def check_graph(root: Path) -> Finding:
     """Check that DVC can read its graph, and report how many stages have run."""
     if not (root / ".dvc").is_dir():
         return Finding(Level.ERROR, f"{root} has no folder .dvc", "run `git restore .dvc`")
+    lock = root / dvc.LOCK_FILE
+    if lock.exists() and dvc.is_torn(lock.read_bytes()):
+        return Finding(
+            Level.NOTE,
+            "dvc.lock is damaged, probably by an interrupt: `dvc repro` fails",
+            "`python -m pipeline run` repairs it",
+        )
+    recorded = dvc.stages_in_lockfile(root)  # raises an error with a remedy, where DVC's own has none
     names = [stage.name for stage in dvc.stages(root)]
-    recorded = dvc.stages_in_lockfile(root).intersection(names)
+    recorded = recorded.intersection(names)
     return Finding(Level.OK, f"{len(recorded)} of the {len(names)} stages have run, according to dvc.lock")
 
 

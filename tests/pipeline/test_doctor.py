@@ -134,7 +134,11 @@ PROBLEMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "DVC",
         "a dependency and an output in stage: a",
     ),
-    "an invalid dvc.lock": (replace_file("dvc.lock", "stages: [\n"), "DVC", r"dvc\.lock"),
+    "a dvc.lock with the conflicts of a merge": (
+        replace_file("dvc.lock", "<<<<<<< HEAD\n"),
+        "DVC",
+        r"dvc\.lock cannot be read .* run `git restore dvc\.lock`",
+    ),
     "a mirror that does not exist": (
         with_settings(mirror="nowhere"),
         "mirror",
@@ -205,7 +209,28 @@ def test_uncommitted_changes_are_a_note(root: Path, capsys: pytest.CaptureFixtur
     (root / "stage.py").write_text("changed")
     exit_code, findings = run_doctor(capsys)
     assert exit_code == 0
-    assert findings["Git"][0] == "note" and "git status" in findings["Git"][1]
+    level, message = findings["Git"]
+    assert level == "note" and message.startswith("stage.py: not as in the last commit")
+
+
+def test_the_files_that_a_run_has_changed_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_doctor(capsys)[1]["Git"] == ("ok", "all files are as in the last commit")
+    with (root / "params.yaml").open("a", encoding="utf-8") as file:
+        file.write("# The settings of a run.\n")
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n# of a run\n", encoding="utf-8")
+    files = "params.yaml dvc.lock"
+    message = f"changed by the last run: `git commit {files}` keeps the run, `git restore {files}` goes back"
+    assert run_doctor(capsys)[1]["Git"] == ("ok", message)
+
+
+def test_a_torn_lock_file_is_a_note_with_the_remedy(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "dvc.lock").write_text("")
+    exit_code, findings = run_doctor(capsys)
+    assert exit_code == 0
+    assert findings["DVC"] == (
+        "note",
+        "dvc.lock is damaged, probably by an interrupt: `dvc repro` fails; `python -m pipeline run` repairs it",
+    )
 
 
 def test_another_python_on_the_path_is_a_note(
