@@ -112,7 +112,7 @@ def overall(snapshot: dvc.Snapshot) -> tuple[dict[str, MetricValue], dict[str, s
     """
     try:
         rows = [row for row in _table(snapshot, "reports/metrics.csv") if not row["label"]]
-    except dvc.DvcError:
+    except dvc.NoSuchFile:
         values = json.loads(snapshot.read("reports/metrics.json"))
         return {key: MetricValue(value) for key, value in values.items() if isinstance(value, float)}, {}
     metrics = {row["metric"]: MetricValue(*(float(row[key] or "nan") for key in MetricValue._fields)) for row in rows}

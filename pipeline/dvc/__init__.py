@@ -5,7 +5,7 @@ and the files of an experiment are read through DVC's Python API.
 """
 
 from pipeline.dvc.cache import cache_folder, configure_store
-from pipeline.dvc.errors import DvcError, OutOfTime
+from pipeline.dvc.errors import DvcError, NoSuchFile, OutOfTime
 from pipeline.dvc.experiments import (
     Experiment,
     Snapshot,
@@ -36,6 +36,7 @@ __all__ = [
     "RUN_FILES",
     "DvcError",
     "Experiment",
+    "NoSuchFile",
     "OutOfTime",
     "Outcome",
     "Snapshot",

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,13 +60,11 @@ def _files(path: Path) -> Iterator[Path]:
 
 def share_cache(root: Path, checkout: Path) -> None:
     """Configure another checkout to use the cache, the remotes and the other local settings of the one at `root`."""
-    from dvc.config import Config
-
     with open_repository(root) as repository:
         cache = repository.cache.local_cache_dir
-    configured = Config(str(root / ".dvc"))
+    configured = _open_config(root)
     local = configured.load_one("local")
-    with Config(str(checkout / ".dvc")).edit("local") as settings:
+    with _open_config(checkout).edit("local") as settings:
         settings.update(local)
         settings["remote"] = configured["remote"]  # with relative paths made absolute
         settings["cache"]["dir"] = cache
@@ -86,7 +83,7 @@ def configure_store(root: Path, store: str) -> None:
     Raises:
       DvcError: `store` is neither.
     """
-    from dvc.config import Config, merge
+    from dvc.config import merge
 
     if "://" not in store and not os.path.isabs(store):
         raise DvcError(f"the store {store!r} is neither a URL nor an absolute folder")
@@ -94,13 +91,25 @@ def configure_store(root: Path, store: str) -> None:
     if "://" in store:
         required = {"core": {"remote": STORE_REMOTE}, "remote": {STORE_REMOTE: {"url": store.removeprefix("file://")}}}
     with config_lock(root):
-        config = Config(str(root / ".dvc"))
+        config = _open_config(root)
         before = config.load_one("local")
         after = copy.deepcopy(before)
         merge(after, required)
         if after != before:
-            with files.atomic_file(root / ".dvc" / "config.local") as temporary:  # DVC itself writes it in place
-                if (root / ".dvc" / "config.local").exists():
-                    shutil.copy(root / ".dvc" / "config.local", temporary)
-                with Config(str(temporary.parent)).edit("local") as settings:
-                    merge(settings, required)
+            with config.edit("local") as settings:
+                merge(settings, required)
+
+
+def _open_config(root: Path) -> Any:
+    """DVC's configuration of the checkout at `root`."""
+    from configobj import ConfigObj
+    from dvc.config import Config, _pack_named
+
+    class Utf8Config(Config):  # type: ignore[misc]
+        """DVC reads its configuration as UTF-8, but writes it as ASCII: it would fail in `/home/josé`."""
+
+        def _save_config(self, level: str, settings: dict[str, Any]) -> None:
+            with files.atomic_file(Path(self.files[level])) as temporary, temporary.open("wb") as file:
+                ConfigObj(_pack_named(settings), encoding="utf-8").write(file)
+
+    return Utf8Config(str(root / ".dvc"))

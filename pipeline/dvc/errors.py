@@ -15,5 +15,9 @@ class DvcError(UserError):
         self.stage_exit_code = stage_exit_code
 
 
+class NoSuchFile(DvcError):
+    """A file is not in a revision, or DVC tracks it there and the cache lacks it."""
+
+
 class OutOfTime(DvcError):
     """A command exceeded its time limit."""

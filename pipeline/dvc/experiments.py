@@ -1,6 +1,7 @@
 """The experiments in a repository: the runs that DVC has saved as Git references under `refs/exps`."""
 
 import contextlib
+import functools
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -8,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.dvc.errors import DvcError
-from pipeline.dvc.git import git, resolve_commit, run_git
+from pipeline.dvc.errors import DvcError, NoSuchFile
+from pipeline.dvc.git import folder_in_git, git, resolve_commit, run_git
 from pipeline.dvc.locks import config_lock
 from pipeline.dvc.repository import LOCK_FILE, read_dvc_yaml, without_progress_bars
 from stages.common import files
+from stages.common.errors import describe_os_error, one_line
 
 EXPERIMENT_REFS = "refs/exps"
 
@@ -103,31 +105,55 @@ def metrics(root: Path, revision: str | None = None) -> dict[str, Any]:
     Args:
       root: the root of the repository.
       revision: a revision or an experiment; None for the workspace.
+
+    Raises:
+      DvcError: the revision does not exist, or a file in it cannot be read.
     """
     snapshot = Snapshot(root, revision)
     values: dict[str, Any] = {}
     for path in read_dvc_yaml(root).get("metrics", []):
-        with contextlib.suppress(DvcError):
-            values |= json.loads(snapshot.read(path))
+        with contextlib.suppress(NoSuchFile):
+            content = snapshot.read(path)
+            try:
+                values |= json.loads(content)
+            except (TypeError, ValueError):
+                raise DvcError(f"{path} of {snapshot.name} does not hold metrics") from None
     return values
 
 
 class Snapshot:
     """The files of a revision, an experiment or the workspace, whether Git or DVC tracks them.
 
-    Its methods raise `DvcError` if the revision or the file does not exist, or DVC tracks the file and its cache lacks
-    it.
+    Its methods raise `NoSuchFile` if the file does not exist, or DVC tracks it and the cache lacks it, and another
+    `DvcError` if the revision does not exist or cannot be read.
 
     Args:
-      root: the root of the repository.
+      root: the root of the project; Git's top may be above it.
       revision: a revision or an experiment; None for the workspace.
+
+    Attributes:
+      name: the revision, for people.
     """
 
     def __init__(self, root: Path, revision: str | None) -> None:
-        from dvc.api import DVCFileSystem
+        self.name = revision or "the workspace"
+        self._root = root
+        self._revision = revision
 
-        self._name = revision or "the workspace"
-        self._files = DVCFileSystem(str(root), rev=revision)
+    @functools.cached_property
+    def _files(self) -> Any:
+        from dvc.api import DVCFileSystem
+        from dvc.fs import GitFileSystem
+        from dvc.repo import Repo
+        from dvc.scm import SCM
+
+        if self._revision is None:
+            return DVCFileSystem(str(self._root))
+        # With `rev`, DVCFileSystem would count paths from Git's top, and know no outputs of a project below it.
+        scm = SCM(str(self._root))
+        folder = f"/{folder_in_git(self._root)}"
+        with Repo(folder, fs=GitFileSystem(scm=scm, rev=self._revision), scm=scm, uninitialized=True) as repository:
+            return DVCFileSystem(repository)
 
     def list(self, folder: str) -> list[str]:
         """The sorted paths of the files in a folder."""
@@ -141,7 +167,6 @@ class Snapshot:
 
     @contextlib.contextmanager
     def _translate_errors(self, path: str) -> Iterator[None]:
-        from dvc.exceptions import DvcException
         from dvc.scm import RevError
 
         try:
@@ -149,8 +174,13 @@ class Snapshot:
                 yield
         except RevError as error:
             raise DvcError(str(error)) from None
-        except (DvcException, OSError):
-            raise DvcError(
-                f"{self._name} has no {path}, or it is not in DVC's cache: apply and run the experiment, or fetch the "
+        except (FileNotFoundError, NotADirectoryError):
+            raise NoSuchFile(
+                f"{self.name} has no {path}, or it is not in DVC's cache: apply and run the experiment, or fetch the "
                 "file with dvc fetch or dvc exp pull"
             ) from None
+        except DvcError:
+            raise
+        except Exception as error:  # those of DVC, of Git's libraries and of each kind of remote
+            reason = describe_os_error(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+            raise DvcError(f"{path} of {self.name} cannot be read: {one_line(reason, 500)}") from None

@@ -31,6 +31,11 @@ def find_root(start: Path) -> Path:
     return root
 
 
+def folder_in_git(root: Path) -> str:
+    """The path of the project's root below Git's top: empty if they are the same folder, or with a slash at its end."""
+    return run_git(root, "rev-parse", "--show-prefix").removesuffix("\n")
+
+
 def read_committed(root: Path, path: str) -> str:
     """The text of a file in the last commit. Raises `DvcError` if it is not there."""
     result = git(root, "show", f"HEAD:./{path}")

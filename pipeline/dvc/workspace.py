@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.dvc.cache import repair_cache, repair_lock, share_cache
 from pipeline.dvc.errors import DvcError, OutOfTime
 from pipeline.dvc.experiments import EXPERIMENT_REFS, experiment_commits, save_experiment
-from pipeline.dvc.git import NO_PROMPT, git, run_git
+from pipeline.dvc.git import NO_PROMPT, folder_in_git, git, run_git
 from pipeline.dvc.repository import remote
 from pipeline.subprocesses.supervisor import EchoFilter, LineCallback, Supervisor, TimedOut
 from stages.common import files
@@ -242,14 +242,14 @@ def temporary_workspace(root: Path, name: str, variables: Mapping[str, str] | No
     folder = root / ".dvc" / "tmp" / "workspaces"
     with files.temporary_folder(folder, prefix=f"{name}-", stale="*") as temporary:
         checkout = temporary / "checkout"
-        top = Path(run_git(root, "rev-parse", "--show-toplevel").strip())
-        run_git(root, "clone", "--quiet", "--shared", "--no-checkout", str(top), str(checkout))
+        top = run_git(root, "rev-parse", "--show-toplevel").removesuffix("\n")
+        run_git(root, "clone", "--quiet", "--shared", "--no-checkout", top, str(checkout))
         baseline = run_git(root, "rev-parse", "HEAD").strip()
         run_git(checkout, "checkout", "--quiet", "--detach", baseline)
         for key in ("user.name", "user.email"):
             if (value := git(root, "config", key).stdout.strip()) and value:
                 run_git(checkout, "config", key, value)
-        inside = checkout / root.relative_to(top)
+        inside = checkout / folder_in_git(root)
         share_cache(root, inside)
         workspace = Workspace(inside, {"DVC_ROOT": str(root), **(variables or {})}, cache_of=root)
         try:

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline import compare as module
 from pipeline.__main__ import main
 from pipeline.compare import ClassDrawings, ExperimentReport
-from pipeline.dvc import DvcError, Snapshot
+from pipeline.dvc import DvcError, NoSuchFile, Snapshot
 from stages.metrics import catalogue
 from stages.metrics.catalogue import METRICS
 from stages.params import Params
@@ -151,7 +151,7 @@ class OldRun(Snapshot):
         if path == "reports/classes/26_bee.png":
             return sheet(8, 2)[1]
         if path not in OLD_FILES:
-            raise DvcError(path)
+            raise NoSuchFile(path)
         return OLD_FILES[path].encode()
 
 
@@ -252,9 +252,11 @@ STAGE = """
     """
 
 
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a run of seed 0, and an experiment `second` of seed 1."""
+@pytest.fixture(params=["", "my project"])
+def repository(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository, or its subfolder, with a run of seed 0, and an experiment `second` of seed 1."""
+    top, tmp_path = tmp_path, tmp_path / str(request.param)
+    tmp_path.mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path)
     outs = [f"reports/{name}" for name in ("classes", "metrics.json", "metrics.csv", "classes.csv")]
     stage = {"cmd": f"{sys.executable} stage.py", "params": ["seed"], "outs": outs}
@@ -263,7 +265,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text("seed: 0\n")
     shutil.copy(ROOT / ".gitignore", tmp_path)
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
-    fake_project.git(tmp_path, "init", "--quiet")
+    fake_project.git(top, "init", "--quiet")
     for key, value in (("user.name", "a"), ("user.email", "a@localhost")):
         fake_project.git(tmp_path, "config", key, value)
     dvc = [sys.executable, "-m", "dvc"]

@@ -334,3 +334,36 @@ def test_a_temporary_workspace_is_separate_and_its_experiments_are_saved(root: P
     (other / "params.yaml").write_text("seed: 5\n")
     assert set(Workspace(other).reproduce().values()) == {Outcome.RESTORED}, "its run cache was pushed too"
     assert list(dvc.experiment_commits(bare)) == ["trial"]
+
+
+@pytest.mark.slow
+def test_a_project_in_a_subfolder_of_a_repository_runs_and_its_experiments_are_read(tmp_path: Path) -> None:
+    top = tmp_path / "repository"
+    root = make(top / "my  project ")
+    (root / ".git").rename(top / ".git")
+    (top / "other").write_text("of another project\n")
+    fake_project.git(top, "add", "--all")
+    fake_project.git(top, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "moved")
+    workspace = Workspace(root)
+    assert set(workspace.reproduce().values()) == {Outcome.RAN}
+    workspace.save("here")
+    with dvc.temporary_workspace(root, "trial") as temporary:
+        assert set(temporary.reproduce().values()) == {Outcome.RESTORED}
+        (temporary.root / "params.yaml").write_text("seed: 5\n")
+        assert temporary.reproduce()["first"] == Outcome.RAN
+        temporary.save("there")
+    assert (root / "ran").read_text() == "first\nfirst\n", "DVC_ROOT is the project's root and not Git's top"
+    for name, seed in (("here", b"seed: 0\n"), ("there", b"seed: 5\n")):
+        assert dvc.Snapshot(root, name).read("params.yaml") == seed
+        assert dvc.Snapshot(root, name).read("last") == b"source\nsource\nright\n"
+
+    bare = tmp_path / "bare.git"
+    fake_project.git(root, "init", "--quiet", "--bare", str(bare))
+    dvc.configure_store(root, f"file://{tmp_path / 'remote'}")
+    workspace.push_experiment("there", str(bare))
+    other = clone(top, tmp_path / "other") / "my  project "
+    dvc.configure_store(other, f"file://{tmp_path / 'remote'}")
+    fake_project.git(other, "remote", "set-url", "origin", str(bare))
+    dvc.fetch_experiments(other, "there")
+    assert dvc.Snapshot(other, "there").read("last") == b"source\nsource\nright\n", "read from the store"
+    assert set(Workspace(other).reproduce().values()) == {Outcome.RESTORED}
