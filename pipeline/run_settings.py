@@ -17,12 +17,19 @@ from stages.common.errors import SettingsError, did_you_mean, one_line
 PROFILES = Path(__file__).with_name("profiles.yaml")
 AUTO = "auto"
 HTTP_TIMEOUT = 5  # seconds
+# The settings that choose the drawings. Runs with different ones are measured on different drawings.
+DATA_SETTINGS = ("mirror", "source", "data_dir", "num_drawings", "holdout", "classes")
 
 
 def profiles() -> dict[str, dict[str, Any]]:
     """The profiles by name: for each, its changes to the committed params.yaml."""
     changes: dict[str, dict[str, Any]] = params.read(PROFILES)
     return changes
+
+
+def on_data_of(run: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings`, but with the drawings of `run`: the settings of a run that `run` can be compared with."""
+    return {**settings, **{key: run[key] for key in DATA_SETTINGS if key in run}}
 
 
 def parse_override(text: str) -> tuple[str, Any]:

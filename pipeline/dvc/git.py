@@ -36,9 +36,9 @@ def folder_in_git(root: Path) -> str:
     return run_git(root, "rev-parse", "--show-prefix").removesuffix("\n")
 
 
-def read_committed(root: Path, path: str) -> str:
-    """The text of a file in the last commit. Raises `DvcError` if it is not there."""
-    result = git(root, "show", f"HEAD:./{path}")
+def read_committed(root: Path, path: str, commit: str = "HEAD") -> str:
+    """The text of a file in a commit: by default, in the last one. Raises `DvcError` if it is not there."""
+    result = git(root, "show", f"{commit}:./{path}")
     if result.returncode:
         raise DvcError(
             f"{path} is not committed in {root}: commit it, because a profile is applied to the committed version"

@@ -40,10 +40,12 @@ class SavedRun:
     Attributes:
       name: its name for people.
       metrics: the values of its metrics by name; nested ones are named `group.name`.
+      error: why its metrics cannot be read; empty if they can.
     """
 
     name: str
     metrics: Mapping[str, Any]
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ class FinishedRun(SavedRun):
 
     Attributes:
       rows: its stages.
-      differing: the settings that differ from the committed ones, as (committed value, value of this run).
+      base: the settings that a person has changed for this run: the committed ones, or those of a profile.
+      differing: the settings that differ from these, as (value there, value of this run).
       report: the path and the MD5 of its report, or None if it has none.
     """
 
     rows: Sequence[StageRow] = ()
+    base: str = "the committed settings"
     differing: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     report: tuple[str, str | None] | None = None
 
@@ -79,6 +83,8 @@ def verdict(run: SavedRun, baseline: SavedRun | None, metric: str = METRIC) -> s
         return f"no verdict: the run has no {metric}"
     if baseline is None:
         return f"no verdict on {metric} {_format(current)}: no baseline is saved here"
+    if baseline.error:
+        return f"no verdict: {baseline.name}: {baseline.error}"
     previous = baseline.metrics.get(metric)
     if not _is_number(previous):
         return f"no verdict: {baseline.name} has no {metric}"
@@ -91,11 +97,11 @@ def verdict(run: SavedRun, baseline: SavedRun | None, metric: str = METRIC) -> s
 
 def summary(run: FinishedRun, baseline: SavedRun | None) -> str:
     """A run in Markdown: its verdict, changed settings, metrics and report."""
-    lines = [f"# {run.name}", "", f"**{_escape(verdict(run, baseline))}**", "", "## Settings", ""]
+    lines = [f"# {run.name}", "", f"**{_escape(verdict(run, baseline))}**", "", f"## Changes to {run.base}", ""]
     if run.differing:
-        lines += _table(("setting", "committed", "this run"), ((key, *values) for key, values in run.differing.items()))
+        lines += _table(("setting", "before", "this run"), ((key, *values) for key, values in run.differing.items()))
     else:
-        lines.append("As committed.")
+        lines.append("None.")
     lines += ["", "## Metrics", ""]
     previous = baseline.metrics if baseline else {}
     lines += _table(

@@ -33,7 +33,7 @@ from pipeline.flows.outcome import (
 from pipeline.flows.run_stages import not_pushed, run_stages
 from pipeline.flows.slots import make_slots, run_in_slots, slot_variables
 from pipeline.flows.watchdog import with_watchdog
-from pipeline.run_settings import experiment_name, profiles, update_params_file
+from pipeline.run_settings import experiment_name, on_data_of, profiles, update_params_file
 from stages import params
 
 STORE_VARIABLE = "QUICKDRAW_STORE"  # the store that machines share outputs in: a URL or an absolute folder
@@ -63,8 +63,8 @@ def reproduce(save_as: Name = "", hours: Hours = 0) -> State[Any]:
         name = save_as or experiment_name("run", settings)
         if save_as:
             workspace.save(save_as)
-        run = collect_results(workspace, name, rows, committed, settings)
-        baseline = find_baseline(root, committed, exclude=name)
+        run = collect_results(workspace, name, rows, settings, "the committed settings", committed)
+        baseline = find_baseline(root, on_data_of(settings, committed), exclude=name)
         publish_artifacts(run, baseline)
         return completed_state(run, baseline, not_pushed(rows))
     return failure.state
@@ -88,7 +88,7 @@ def experiment(
       profile: Named set of changes from pipeline/profiles.yaml; full is params.yaml as committed.
       settings: Changes to the profile's settings.
       name: Name of the experiment; empty for the profile and a fingerprint of the settings.
-      baseline: Experiment or revision to compare it with; empty for the profile without these changes.
+      baseline: Experiment or revision to compare it with; empty for the profile on the same drawings.
       push: Whether to push the experiment to `origin` and to the store; without a store, nothing is pushed.
       hours: Time limit of each stage in hours; 0 for none.
     """
@@ -99,7 +99,7 @@ def experiment(
         run_settings = base_settings | settings.changes()
         params.check(run_settings, "the settings of this experiment")
         name = name or experiment_name(profile, run_settings)
-        baseline_run = find_baseline(root, base_settings, baseline, exclude=name)
+        baseline_run = find_baseline(root, on_data_of(run_settings, base_settings), baseline, exclude=name)
         if uncommitted := dvc.changed_files(root) - dvc.RUN_FILES:
             get_run_logger().warning("Not committed, so not in the experiment: %s", ", ".join(sorted(uncommitted)))
 
@@ -107,7 +107,7 @@ def experiment(
             update_params_file(workspace.root / "params.yaml", committed, run_settings, get_run_logger().info)
             rows = run_stages(workspace, run_settings, hours)
             workspace.save(name)
-            run = collect_results(workspace, name, rows, committed, run_settings)
+            run = collect_results(workspace, name, rows, run_settings, f"the profile {profile}", base_settings)
         publish_artifacts(run, baseline_run)
         unpushed = not_pushed(rows)
         shared = dvc.remote(root) is not None or bool(os.environ.get(STORE_VARIABLE))

@@ -14,6 +14,7 @@ from pipeline import dvc
 from pipeline.flows import artifacts
 from pipeline.flows.artifacts import FinishedRun, SavedRun, StageRow
 from pipeline.run_settings import fingerprint
+from stages import params
 from stages.common.errors import UserError, describe_os_error, did_you_mean
 
 REPORTS_VARIABLE = "QUICKDRAW_REPORTS"  # the URL of the reports, with {name} or {hash} for those of a run
@@ -34,7 +35,12 @@ def name_best(done: list[FinishedRun], table: list[dict[str, Any]], metric: str)
 
 
 def collect_results(
-    workspace: dvc.Workspace, name: str, rows: list[StageRow], committed: Mapping[str, Any], settings: Mapping[str, Any]
+    workspace: dvc.Workspace,
+    name: str,
+    rows: list[StageRow],
+    settings: Mapping[str, Any],
+    base: str,
+    base_settings: Mapping[str, Any],
 ) -> FinishedRun:
     """The results of a run, read from its workspace.
 
@@ -42,15 +48,21 @@ def collect_results(
       workspace: where the stages ran.
       name: the name of the run.
       rows: its stages.
-      committed: the settings in the last commit.
       settings: the settings of the run.
+      base: what the settings are changes to, for people: `the committed settings` or `the profile quick`.
+      base_settings: the settings before these changes.
     """
     reports = [path for path in dvc.outputs(workspace.root) if path.endswith(".html")]
     return FinishedRun(
         name=name,
         metrics=artifacts.flatten(dvc.metrics(workspace.root)),
         rows=rows,
-        differing={key: (committed.get(key), value) for key, value in settings.items() if committed.get(key) != value},
+        base=base,
+        differing={
+            key: (base_settings.get(key), value)
+            for key, value in settings.items()
+            if key not in base_settings or base_settings[key] != value
+        },
         report=(reports[0], dvc.output_md5(workspace.root, reports[0])) if reports else None,
     )
 
@@ -59,20 +71,21 @@ def find_baseline(root: Path, base_settings: Mapping[str, Any], name: str = "", 
     """The run to compare another run with.
 
     This is the run called `name`. Without a name, it is the newest experiment with the base settings that has metrics,
-    and if there is none, the last commit itself. The returned name includes the commit that the baseline was made from,
-    because nightly runs share a name.
+    and if there is none, the last commit itself if it has these settings. The returned name includes the commit that
+    the baseline was made from, because nightly runs share a name.
 
     Args:
       root: the root of the repository.
-      base_settings: the settings before the changes of the run that is compared.
+      base_settings: the settings of the run that is compared, before its changes but on the same data.
       name: an experiment or a revision; empty to choose one.
       exclude: the name of the run that is compared. An experiment of this name from an earlier commit is not excluded.
 
     Returns:
-      The baseline, or None if no candidate has metrics.
+      The baseline, or None if no candidate has metrics. If the metrics of a candidate cannot be read, the baseline is
+      that candidate with the error: an older run must not take its place unnoticed.
 
     Raises:
-      DvcError: `name` does not exist or has no metrics.
+      DvcError: `name` does not exist, has no metrics or cannot be read.
     """
     suffix = f"-{fingerprint(base_settings)}"
     if dvc.has_origin(root):
@@ -82,22 +95,38 @@ def find_baseline(root: Path, base_settings: Mapping[str, Any], name: str = "", 
             get_run_logger().warning("Cannot fetch experiments from origin: %s", error)
     newest_first = dvc.list_experiments(root)[::-1]
     if name:
-        candidates = [experiment for experiment in newest_first if experiment.name == name][:1]
-        candidates = candidates or [_as_experiment(root, name)]
-    else:
-        head = _as_experiment(root, "HEAD")
-        candidates = [
-            experiment
-            for experiment in newest_first
-            if experiment.name.endswith(suffix) and (experiment.name, experiment.baseline) != (exclude, head.baseline)
-        ]
-        candidates.append(head)
-    for candidate in candidates:
-        if metrics := artifacts.flatten(dvc.metrics(root, candidate.commit)):
-            return SavedRun(f"{candidate.name} ({candidate.baseline[:7]})", metrics)
-    if name:
-        raise dvc.DvcError(f"the baseline {name} has no metrics here; `dvc exp show` lists the experiments")
-    return None
+        named = next((experiment for experiment in newest_first if experiment.name == name), None)
+        baseline = _read_run(root, named or _as_experiment(root, name))
+        if baseline.error:
+            raise dvc.DvcError(f"the baseline {baseline.name}: {baseline.error}")
+        if not baseline.metrics:
+            raise dvc.DvcError(f"the baseline {name} has no metrics here; `dvc exp show` lists the experiments")
+        return baseline
+    head = _as_experiment(root, "HEAD")
+    candidates = (
+        _read_run(root, experiment)
+        for experiment in [*newest_first, head]
+        if (experiment.name, experiment.baseline) != (exclude, head.baseline)
+        and _has_settings(root, experiment, base_settings)
+    )
+    return next((candidate for candidate in candidates if candidate.metrics or candidate.error), None)
+
+
+def _has_settings(root: Path, experiment: dvc.Experiment, settings: Mapping[str, Any]) -> bool:
+    """Whether an experiment has exactly these settings. One from before the project, or of another one, has not."""
+    try:
+        saved = params.parse(dvc.read_committed(root, "params.yaml", experiment.commit), "params.yaml")
+    except UserError:
+        return False
+    return bool(saved == settings)
+
+
+def _read_run(root: Path, experiment: dvc.Experiment) -> SavedRun:
+    name = f"{experiment.name} ({experiment.baseline[:7]})"
+    try:
+        return SavedRun(name, artifacts.flatten(dvc.metrics(root, experiment.commit)))
+    except dvc.DvcError as error:
+        return SavedRun(name, {}, error=str(error))
 
 
 def _as_experiment(root: Path, revision: str) -> dvc.Experiment:

@@ -21,6 +21,7 @@ def run(bits: float | None, name: str = "trial") -> FinishedRun:
         (1.7501, BASELINE, f"equal to usual: {METRIC} 1.75"),
         (1.5, None, f"no verdict on {METRIC} 1.5: no baseline is saved here"),
         (1.5, SavedRun("usual", {}), f"no verdict: usual has no {METRIC}"),
+        (1.5, SavedRun("usual", {}, error="dvc.lock is damaged"), "no verdict: usual: dvc.lock is damaged"),
         (None, BASELINE, f"no verdict: the run has no {METRIC}"),
     ],
 )
@@ -30,12 +31,18 @@ def test_the_verdict(bits: float | None, baseline: SavedRun | None, text: str) -
 
 def test_the_summary_has_settings_metrics_and_report() -> None:
     text = summary(run(1.5), BASELINE)
+    assert "## Changes to the committed settings\n\n| setting | before | this run |\n" in text
     assert "**better than usual by 0.25" in text
     assert "| num_resnet | 5 | 3 |" in text
     assert "| mirror | https://a\\|b | \\*doodles\\* |" in text
     assert "| heldout_bits_per_dim | 1.75 | 1.5 | -0.25 |" in text
     assert "| judge.accuracy |  | 0.5 |  |" in text
     assert "`reports/index.html`, MD5 `abc`" in text
+
+
+def test_a_summary_without_changes_says_so() -> None:
+    text = summary(FinishedRun("a", {}, base="the profile quick"), None)
+    assert "## Changes to the profile quick\n\nNone.\n" in text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The parts of the flows, without a Prefect server and without running DVC."""
 
 import contextlib
+import json
 import logging
 import subprocess
 import threading
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from prefect.states import Completed, Failed
 
-from pipeline import dvc
+from pipeline import compare, dvc
 from pipeline.flows import artifacts, flows, outcome, run_stages, slots
-from pipeline.flows.artifacts import METRIC, FinishedRun, StageRow
-from pipeline.run_settings import experiment_name
+from pipeline.flows.artifacts import METRIC, FinishedRun, SavedRun, StageRow
+from pipeline.flows.forms import Settings
+from pipeline.run_settings import DATA_SETTINGS, experiment_name, on_data_of, profiles
 from pipeline.subprocesses.supervisor import Stopped
 from stages import params
 from stages.common.errors import SettingsError, StageError
@@ -235,13 +237,15 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def save_experiment(root: Path, name: str, bits: float) -> str:
+def save_experiment(root: Path, name: str, bits: float, settings: Mapping[str, Any] = FULL) -> str:
     """Save an experiment of the current commit, as DVC would; return that commit."""
     head = fake_project.git(root, "rev-parse", "HEAD").strip()
-    (root / "figures").write_text(str(bits))
-    blob = fake_project.git(root, "hash-object", "-w", "figures").strip()
-    (root / "figures").unlink()
-    (root / "tree").write_text(f"100644 blob {blob}\tfigures\n")
+    lines = []
+    for file, text in (("figures", str(bits)), ("params.yaml", json.dumps(settings))):  # JSON is YAML too
+        (root / "blob").write_text(text)
+        lines.append(f"100644 blob {fake_project.git(root, 'hash-object', '-w', 'blob').strip()}\t{file}\n")
+    (root / "blob").unlink()
+    (root / "tree").write_text("".join(lines))
     with (root / "tree").open() as listed:
         tree = subprocess.check_output(["git", "mktree"], cwd=root, stdin=listed, text=True).strip()
     (root / "tree").unlink()
@@ -258,6 +262,8 @@ def saved_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
         result = subprocess.run(
             ["git", "show", f"{revision}:figures"], cwd=root, capture_output=True, text=True, check=False
         )
+        if result.stdout == "nan":
+            raise dvc.DvcError("metrics.json cannot be read")
         return {METRIC: float(result.stdout)} if result.returncode == 0 else {}
 
     monkeypatch.setattr(dvc, "metrics", metrics)
@@ -270,7 +276,7 @@ def test_a_run_is_compared_with_one_of_an_earlier_commit(root: Path, tmp_path: P
     previous = save_experiment(root, name, 1.75)
     fake_project.git(root, "commit", "--quiet", "--allow-empty", "--message", "next")
     save_experiment(root, name, 1.5)
-    save_experiment(root, "other", 1.25)
+    save_experiment(root, "other", 1.25, FULL | {"seed": 1})
     fake_project.git(root, "clone", "--quiet", "--depth", "1", f"file://{root}", str(tmp_path / "clone"))
     for checkout in (root, tmp_path / "clone"):
         baseline = outcome.find_baseline(checkout, FULL, exclude=name)
@@ -284,6 +290,50 @@ def test_a_run_is_compared_with_one_of_an_earlier_commit(root: Path, tmp_path: P
         with pytest.raises(dvc.DvcError, match="`dvc exp show` lists the experiments"):
             outcome.find_baseline(root, FULL, name=unknown)
     assert outcome.find_baseline(root, params.check(FULL, "").model_dump() | {"seed": 7}) is None
+
+
+DOODLES = FULL | {"mirror": "doodles"}
+
+
+@pytest.mark.usefixtures("saved_metrics")
+def test_a_run_is_compared_with_one_on_the_same_drawings(root: Path) -> None:
+    save_experiment(root, "quick-bucket", 1.25, FULL)
+    save_experiment(root, "my-name", 1.75, DOODLES)
+    save_experiment(root, "changed", 1.5, DOODLES | {"seed": 1})
+
+    def baseline(**changes: Any) -> str | None:
+        found = outcome.find_baseline(root, on_data_of(FULL | changes, FULL))
+        return found.name.partition(" ")[0] if found else None
+
+    assert baseline(seed=2) == "quick-bucket"
+    assert baseline(seed=2, mirror="doodles") == "my-name", "whatever its name, and not the one with a change"
+    for key, value in {"mirror": "../my drawings", "num_drawings": 1, "holdout": 0.5, "classes": ["bee"]}.items():
+        assert baseline(**{key: value}) is None
+
+
+def test_the_settings_that_choose_the_drawings_are_those_that_metrics_depend_on() -> None:
+    assert set(DATA_SETTINGS) == {*compare.DRAWINGS_SETTINGS, "data_dir"}
+
+
+@pytest.mark.parametrize(("settings", "name"), [(FULL, "HEAD"), (FULL | {"seed": 1}, None), (DOODLES, None)])
+def test_the_last_commit_is_a_baseline_for_its_own_settings_only(
+    root: Path, monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, Any], name: str | None
+) -> None:
+    monkeypatch.setattr(dvc, "metrics", lambda *_: {METRIC: 1.5})
+    baseline = outcome.find_baseline(root, settings)
+    assert (baseline and baseline.name.partition(" ")[0]) == name
+
+
+@pytest.mark.usefixtures("saved_metrics")
+def test_a_baseline_that_cannot_be_read_is_an_error_and_not_no_baseline(root: Path) -> None:
+    save_experiment(root, "older", 1.25)
+    commit = save_experiment(root, "quick-1", float("nan"))[:7]
+    baseline = outcome.find_baseline(root, FULL)
+    message = f"quick-1 ({commit}): metrics.json cannot be read"
+    assert artifacts.verdict(FinishedRun("trial", {METRIC: 1.5}), baseline) == f"no verdict: {message}"
+    with pytest.raises(dvc.DvcError) as caught:
+        outcome.find_baseline(root, FULL, name="quick-1")
+    assert str(caught.value) == f"the baseline {message}"
 
 
 @pytest.mark.usefixtures("saved_metrics")
@@ -323,6 +373,40 @@ def test_a_run_completes_even_if_its_experiment_cannot_be_pushed(
     assert state.is_completed() and calls == ["publish", "push"]
     assert (state.message or "").endswith("; not pushed: trial (could not read Username for 'https://host')") is fails
     assert ("not pushed" in (state.message or "")) is fails
+
+
+@pytest.mark.usefixtures("saved_metrics")
+def test_the_verdict_and_the_changes_are_those_of_the_person_and_not_of_the_profile(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run with the profile quick, one change, and a local folder of drawings."""
+    published: list[str] = []
+
+    def publish(run: FinishedRun, baseline: SavedRun | None) -> None:
+        published.append(artifacts.summary(run, baseline))
+
+    committed = params.read(root / "params.yaml")
+    save_experiment(root, "quick-1", 1.75, committed | profiles()["quick"] | {"mirror": "../my drawings"})
+    monkeypatch.setattr(flows, "with_watchdog", contextlib.nullcontext)
+    monkeypatch.setattr(flows, "_root", lambda: root)
+    monkeypatch.setattr(flows, "run_stages", lambda *_: [])
+    monkeypatch.setattr(flows, "publish_artifacts", publish)
+    monkeypatch.setattr(flows, "update_params_file", lambda *_: None)
+    monkeypatch.setattr(dvc, "temporary_workspace", lambda *_: contextlib.nullcontext(Stub()))
+    monkeypatch.setattr(dvc, "outputs", lambda root: [])
+    read_saved = dvc.metrics
+    monkeypatch.setattr(
+        dvc, "metrics", lambda root, revision=None: read_saved(root, revision) if revision else {METRIC: 1.5}
+    )
+    changes = Settings.model_validate({"mirror": "../my drawings", "num_resnet": 3})
+    state = flows.experiment.fn(profile="quick", settings=changes, name="trial")
+    assert (state.message or "").startswith("better than quick-1 (")
+    [summary] = published
+    table = summary.partition("## Changes to the profile quick\n\n")[2].partition("\n\n")[0]
+    assert table.splitlines()[2:] == [
+        f"| mirror | {FULL['mirror']} | ../my drawings |",
+        f"| num_resnet | {profiles()['quick']['num_resnet']} | 3 |",
+    ]
 
 
 # --- The best of a sweep ---
