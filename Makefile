@@ -10,6 +10,11 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-compile
 INPUTS := pyproject.toml constraints.txt
+# One option -S for each setting in SET. A word without an equals sign belongs to the setting before it, so that
+# SET="classes=[bee, sea turtle] seed=1" is two settings. § stands for a space inside a setting.
+SPACE := $() $()
+WORDS = $(foreach word,$(subst ','\'',$(SET)),$(if $(findstring =,$(word)),,§)$(word))
+OPTIONS = $(subst §,$(SPACE),$(patsubst %,-S '%',$(subst $(SPACE)§,§,$(WORDS))))
 # Most tests use one core. A file's tests run in one process, because they share what its fixtures make.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
@@ -21,7 +26,7 @@ help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 run: $(VENV)/.for-run ## Run the pipeline and print the path of its report: MIRROR=<folder> PROFILE=quick SET="seed=1 …"
-	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --mirror "$${MIRROR:-auto}" $(SET:%=-S '%')
+	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --mirror "$${MIRROR:-auto}" $(OPTIONS)
 
 test: $(VENV)/.for-dev ## Run the fast tests
 	@$(VENV)/bin/python -m pytest -q $(PARALLEL)

@@ -8,12 +8,13 @@ command  python -m stages.extract
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stages import command
 from stages.common import files
-from stages.common.errors import SettingsError, StageError
+from stages.common.errors import StageError
 from stages.outputs.index import FOLDER, IMAGES, TABLE
 from stages.params import Params
 
@@ -31,29 +32,37 @@ def main(settings: Params) -> None:
     mirror = sources.open_mirror(settings.mirror, files.repository_root())
     source = sources.open_source(mirror, settings.source, settings.data_dir, files.repository_root())
     counts = mirror.counts()
-    check_num_drawings(settings.num_drawings, counts)
-    drawings = build_index(counts, settings.num_drawings)
+    drawings = build_index(counts, resolve_num_drawings(settings.num_drawings, counts))
     with files.atomic_folder(FOLDER) as folder:
         drawings.to_parquet(folder / TABLE, index=False)
         if settings.prefetch:
             images.write(folder / IMAGES, drawings, source)
 
 
-def check_num_drawings(number: int, counts: Mapping[str, int]) -> None:
-    """Check `num_drawings` against the mirror.
+def resolve_num_drawings(setting: int | Literal["all"], counts: Mapping[str, int]) -> int:
+    """Return the number of drawings to list: all of the mirror if it has fewer than `setting`, with a warning.
 
     Args:
-      number: the setting `num_drawings`.
+      setting: the setting `num_drawings`.
       counts: the number of drawings of each class of the mirror.
 
     Raises:
-      SettingsError: the mirror has fewer drawings.
-      StageError: the mirror claims more than `MAX_DRAWINGS`.
+      StageError: the mirror has no drawings, or claims more than `MAX_DRAWINGS`.
     """
-    if (total := sum(counts.values())) > MAX_DRAWINGS:
+    total = sum(counts.values())
+    if total > MAX_DRAWINGS:
         raise StageError(f"mirror: it claims {total:,} drawings; {MAX_DRAWINGS:,} is the maximum supported")
-    if number > total:
-        raise SettingsError(f"num_drawings is {number}, and the mirror has {total} drawings; expected: 1 to {total}")
+    if total == 0:
+        raise StageError("mirror: it holds no drawings: its files have no rows")
+    if setting == "all":
+        return total
+    if setting > total:
+        print(
+            f"WARNING: num_drawings is {setting:,}, but the mirror has only {total:,} drawings: this run uses them all",
+            file=sys.stderr,
+            flush=True,
+        )
+    return min(setting, total)
 
 
 def build_index(counts: Mapping[str, int], number: int) -> pd.DataFrame:

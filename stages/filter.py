@@ -8,16 +8,19 @@ command  python -m stages.filter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from stages import command
 from stages.common import files
-from stages.common.errors import StageError, did_you_mean
+from stages.common.errors import StageError, list_names
 from stages.outputs import index
 from stages.outputs.dataset import FOLDER, IMAGES, TABLE
 from stages.params import Params
+from stages.quickdraw.labels import explain_unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,19 +48,55 @@ def main(settings: Params) -> None:
 
 
 def check_classes(classes: Sequence[str], index: pd.DataFrame, mirror: Mirror) -> None:
-    """Raise `StageError` if the index has fewer than two drawings of a class: one to train on and one to hold out."""
+    """Check that the index has two drawings of each class: one to train on and one to hold out.
+
+    Raises:
+      StageError: it has not. The message names every such class, and says what to do.
+    """
     counts = index["name"].value_counts()
-    for name in classes:
-        if (count := int(counts.get(name, 0))) > 1:
-            continue
-        available = mirror.counts()
-        if name not in available:
-            raise StageError(f"classes: {name!r} is not a class of the mirror.{did_you_mean(name, available)}")
-        raise StageError(
-            f"classes: {count} of the first {len(index)} drawings {'is' if count == 1 else 'are'} of {name!r}; "
-            "expected: at least 2; raise num_drawings "
-            f"(the mirror has {available[name]} of them in {sum(available.values())} drawings)"
+    scarce = {name: count for name in classes if (count := int(counts.get(name, 0))) < 2}
+    if scarce:
+        raise StageError(f"classes: {_explain_scarce(scarce, len(index), mirror.counts())}")
+
+
+def _explain_scarce(scarce: Mapping[str, int], listed: int, available: Mapping[str, int]) -> str:
+    """Explain in one line why classes have too few drawings.
+
+    Args:
+      scarce: the number of drawings of each such class in the index.
+      listed: the number of drawings in the index.
+      available: the number of drawings of each class of the mirror.
+    """
+    explanations = []
+    if unknown := [name for name in scarce if name not in available]:
+        example = ", ".join(map(_as_yaml, list(available)[:2]))
+        explanations.append(
+            f"{explain_unknown(unknown, available, 'the mirror')} It has {list_names(available, 10)}. Choose from its "
+            f"classes: make run SET='classes=[{example}]', or -S 'classes=[{example}]'"
         )
+    if few := {name: available[name] for name in scarce if available.get(name, 2) < 2}:
+        explanations.append(
+            f"the mirror has {_list_counts(few)}; expected: at least 2 of each class; add drawings, or choose other "
+            "classes"
+        )
+    if late := {name: count for name, count in scarce.items() if available.get(name, 0) > 1}:
+        explanations.append(
+            f"the first {listed} drawings have {_list_counts(late)}; expected: at least 2 of each class; raise "
+            f"num_drawings (the {sum(available.values())} drawings of the mirror have "
+            f"{_list_counts({name: available[name] for name in late})})"
+        )
+    return ". Also, ".join(explanations)
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+    """Return `0 of 'bee', 1 of 'sun'`."""
+    return ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+
+
+def _as_yaml(name: str) -> str:
+    """Write the name of a class as text in YAML: in quotes if it could be a number, for example."""
+    is_plain = re.fullmatch(r"[^\W\d][\w ]*", name) and name.lower() not in ("true", "false", "null")
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def select_classes(index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

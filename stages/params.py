@@ -4,19 +4,21 @@ A stage receives a checked `Params` and reads its attributes. It does not start 
 """
 
 import reprlib
+import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from stages.common.errors import SettingsError, did_you_mean, one_line
 from stages.quickdraw.labels import BUCKET as BUCKET
 from stages.quickdraw.labels import DOODLES as DOODLES
-from stages.quickdraw.labels import check_name, labels
+from stages.quickdraw.labels import check_name, explain_unknown, labels
 
 MAX_CHARACTERS = 1_000_000  # of a settings file
 
@@ -57,11 +59,9 @@ class Params(BaseModel):
         "of the repository.",
         min_length=1,
     )
-    num_drawings: IntSetting = Field(
+    num_drawings: Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_reject_bool)] | Literal["all"] = Field(
         description="Number of drawings of the mirror, over all its classes: the first in the fixed random order of "
-        "TensorFlow Datasets.",
-        ge=1,
-        le=2**31,
+        "TensorFlow Datasets."
     )
     prefetch: StrictBool = Field(
         description="Whether extract fetches the pixels of all these drawings, not only those of the chosen classes; "
@@ -207,11 +207,9 @@ class Params(BaseModel):
                 raise ValueError(f"{one_line(repr(name))} is listed twice; list each class once")
             seen.add(name)
         # Other mirrors may have other classes; filter checks those when it reads the mirror.
-        if info.data.get("mirror", "").rstrip("/") in (BUCKET, DOODLES):
-            for name in classes:
-                if name not in labels():
-                    suggestion = did_you_mean(name, labels())
-                    raise ValueError(f"{one_line(repr(name))} is not a class of Quick, Draw!.{suggestion}")
+        published = info.data.get("mirror", "").rstrip("/") in (BUCKET, DOODLES)
+        if published and (unknown := [name for name in classes if name not in labels()]):
+            raise ValueError(explain_unknown(unknown, labels(), "Quick, Draw!"))
         return classes
 
 
@@ -279,34 +277,49 @@ def check(values: Mapping[str, Any], source: str) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join(f"{source}: {_explain(detail)}" for detail in error.errors())) from None
+        lines = dict.fromkeys(_explain(detail) for detail in error.errors())  # a union has one error for each member
+        raise SettingsError("\n".join(f"{source}: {line}" for line in lines)) from None
 
 
 def expected(key: str) -> str:
     """Describe the values that a setting can have: `"a whole number from 1 to 20"`."""
     field = Params.model_fields[key]
-    if typing.get_origin(field.annotation) is Literal:
-        *others, last = typing.get_args(field.annotation)
-        return f"{', '.join(others)} or {last}"
-    if field.annotation is bool:
+    return (
+        _expected(field.annotation, field.metadata)
+        or {
+            "mirror": "a URL, a folder, or doodles",
+            "data_dir": "a folder",
+            "classes": "a list of one or more class names",
+        }[key]
+    )
+
+
+def _expected(kind: Any, metadata: Iterable[object]) -> str:
+    """Describe the values of a type with bounds; "" for a text or a list."""
+    members = typing.get_args(kind)
+    match typing.get_origin(kind):
+        case typing.Literal:
+            *others, last = members
+            return f"{', '.join(others)} or {last}" if others else str(last)
+        case typing.Annotated:
+            return _expected(members[0], members[1:])
+        case typing.Union | types.UnionType:
+            return ", or ".join(_expected(member, ()) for member in members)
+    if kind is bool:
         return "true or false"
-    if field.annotation is int or field.annotation is float:
-        bounds = {name: value for item in field.metadata for name, value in _bounds(item)}
-        number = "a whole number" if field.annotation is int else "a number"
-        match bounds:
-            case {"ge": low, "le": high}:
-                return f"{number} from {low} to {high}"
-            case {"gt": low, "le": high}:
-                return f"{number} above {low} and at most {high}"
-            case {"ge": low, "lt": high}:
-                return f"{number} of at least {low} and below {high}"
-            case {"ge": low}:
-                return f"{number} of at least {low}"
-    return {
-        "mirror": "a URL, a folder, or doodles",
-        "data_dir": "a folder",
-        "classes": "a list of one or more class names",
-    }[key]
+    if kind is not int and kind is not float:
+        return ""
+    number = "a whole number" if kind is int else "a number"
+    match dict(_bounds(metadata)):
+        case {"ge": low, "le": high}:
+            return f"{number} from {low} to {high}"
+        case {"gt": low, "le": high}:
+            return f"{number} above {low} and at most {high}"
+        case {"ge": low, "lt": high}:
+            return f"{number} of at least {low} and below {high}"
+        case {"ge": low}:
+            return f"{number} of at least {low}"
+    return number
 
 
 def _is_valid_url(url: str) -> bool:
@@ -328,10 +341,13 @@ def _reject_merge_keys(node: Any) -> None:
         raise ValueError("merge keys (<<) are not supported")
 
 
-def _bounds(constraint: object) -> Iterator[tuple[str, float]]:
-    for name in ("ge", "gt", "le", "lt"):
-        if (bound := getattr(constraint, name, None)) is not None:
-            yield name, bound
+def _bounds(metadata: Iterable[object]) -> Iterator[tuple[str, float]]:
+    for constraint in metadata:
+        if isinstance(constraint, FieldInfo):  # of a member of a union
+            yield from _bounds(constraint.metadata)
+        for name in ("ge", "gt", "le", "lt"):
+            if (bound := getattr(constraint, name, None)) is not None:
+                yield name, bound
 
 
 def _explain(detail: ErrorDetails) -> str:
@@ -346,7 +362,8 @@ def _explain(detail: ErrorDetails) -> str:
         return f"{key}: {detail['ctx']['error']}"
     if isinstance(value, list | tuple) and not value:
         return f"{key} is empty; expected: {expected(key)}"
-    location = f"{key}, entry {detail['loc'][1] + 1}," if len(detail["loc"]) > 1 else key  # type: ignore[operator]
+    entry = detail["loc"][1] if len(detail["loc"]) > 1 else None  # of a list; the name of a type in a union
+    location = f"{key}, entry {entry + 1}," if isinstance(entry, int) else key
     return f"{location} is {_display(value)}; expected: {expected(key)}"
 
 

@@ -39,6 +39,9 @@ def venv(tmp_path: Path) -> Path:
         (["MIRROR=../my drawings, 'all'"], {}, ["--profile", "quick", "--mirror", "../my drawings, 'all'"]),
         (["MIRROR="], {}, DEFAULTS),
         (["SET=max_steps=150 seed=1"], {}, [*DEFAULTS, "-S", "max_steps=150", "-S", "seed=1"]),
+        (["SET=classes=[bee, sea turtle] seed=1"], {}, [*DEFAULTS, "-S", "classes=[bee, sea turtle]", "-S", "seed=1"]),
+        (['SET=classes=["1", "don\'t"]'], {}, [*DEFAULTS, "-S", 'classes=["1", "don\'t"]']),
+        ([], {"SET": "seed=1"}, [*DEFAULTS, "-S", "seed=1"]),
         ([], {"MIRROR": "/srv/a b"}, ["--profile", "quick", "--mirror", "/srv/a b"]),
     ],
 )

@@ -122,7 +122,7 @@ def test_sparse_files_with_too_many_drawings(tmp_path: Path) -> None:
         os.truncate(folder / f"{name}.npy", len(header) + (2**31 - 1) * 784)
     counts = mirrors.Folder(folder).counts()
     rejects(
-        lambda: extract.check_num_drawings(10, counts),
+        lambda: extract.resolve_num_drawings(10, counts),
         r"mirror: it claims 4,294,[\d,]+ drawings; .* is the maximum supported",
     )
 

@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import ClassVar
 
 
@@ -60,6 +60,14 @@ def one_line(text: object, max_length: int = 100) -> str:
     """Return untrusted text as one line that is safe to print: at most `max_length` printable characters."""
     line = "".join(char if char.isprintable() else "�" for char in " ".join(str(text).split()))
     return line if len(line) <= max_length else line[: max_length - 1] + "…"
+
+
+def list_names(names: Collection[str], max_names: int = 30) -> str:
+    """Return `'bee', 'cat' and 'sun'`: of many names, the first `max_names` and the number of the others."""
+    shown = [one_line(repr(name)) for name in list(names)[:max_names]]
+    if others := len(names) - len(shown):
+        shown.append(f"{others} more")
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -6,11 +6,11 @@ TensorFlow, which takes seconds.
 
 import functools
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from stages.common.errors import StageError, one_line
+from stages.common.errors import StageError, did_you_mean, list_names, one_line
 
 DOODLES = "doodles"  # the mirror of drawings that the project generates itself
 BUCKET = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
@@ -61,6 +61,20 @@ def check_name(name: str) -> str:
     if not name or not printable or name.startswith(".") or set(name) & set('/\\:*?"<>|') or len(name.encode()) > 200:
         raise ValueError(f"{one_line(repr(name))} cannot be the name of a class, which must be a valid file name")
     return name
+
+
+def explain_unknown(names: Collection[str], known: Iterable[str], owner: str) -> str:
+    """Say which classes are unknown: `'bycicle' is not a class of Quick, Draw!. Did you mean 'bicycle'?`
+
+    Args:
+      names: the unknown classes.
+      known: the classes of the owner.
+      owner: who has the known classes: `Quick, Draw!` or `the mirror`.
+    """
+    known = list(known)
+    suggestions = "".join(dict.fromkeys(did_you_mean(name, known) for name in names))
+    verb = "is not a class" if len(names) == 1 else "are not classes"
+    return f"{list_names(names)} {verb} of {owner}.{suggestions}"
 
 
 def _folder() -> Path:

@@ -39,6 +39,24 @@ def test_the_index_has_one_row_per_drawing_in_order(settings: Params) -> None:
     assert [path.name for path in Path("data/extract").iterdir()] == ["index.parquet"]
 
 
+@pytest.mark.parametrize(
+    ("number", "warning"),
+    [
+        ("all", ""),
+        (460, ""),
+        (461, "WARNING: num_drawings is 461, but the mirror has only 460 drawings: this run uses them all\n"),
+        (40_000, "WARNING: num_drawings is 40,000, but the mirror has only 460 drawings: this run uses them all\n"),
+    ],
+)
+def test_a_mirror_with_fewer_drawings_gives_all_of_them(
+    settings: Params, number: object, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extract.main(settings.model_copy(update={"num_drawings": number}))
+    index = pd.read_parquet("data/extract/index.parquet")
+    assert list(zip(index["name"], index["row"], strict=True)) == first_by_sorting(COUNTS, 460)
+    assert capsys.readouterr().err == warning
+
+
 def test_the_same_settings_give_the_same_bytes(settings: Params) -> None:
     extract.main(settings)
     first = Path("data/extract/index.parquet").read_bytes()
@@ -84,6 +102,11 @@ def remove_mirror() -> None:
     Path("mirror").rename("elsewhere")
 
 
+def empty_files() -> None:
+    for name in COUNTS:
+        np.save(f"mirror/{name}.npy", np.empty((0, 784), np.uint8))
+
+
 def do_nothing() -> None:
     pass
 
@@ -91,7 +114,7 @@ def do_nothing() -> None:
 @pytest.mark.parametrize(
     ("damage", "changes", "code", "message"),
     [
-        (do_nothing, {"num_drawings": 461}, 2, "num_drawings is 461, and the mirror has 460 drawings; expected: 1 to"),
+        (empty_files, {}, 1, "mirror: it holds no drawings"),
         (do_nothing, {"mirror": "~nosuchuser/x"}, 2, "mirror: ~nosuchuser/x is in the home folder of an unknown user"),
         (do_nothing, {"source": "tfds", "data_dir": "~nosuchuser"}, 2, "data_dir: ~nosuchuser is in the home folder"),
         (remove_mirror, {}, 1, "mirror: the folder mirror does not exist"),

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from stages import command, extract
+from stages import command, extract, params
 from stages import filter as stage
 from stages.common.errors import StageError
 from stages.params import Params
@@ -93,13 +93,25 @@ def test_more_drawings_and_classes_do_not_change_which_drawings_are_held_out(set
     assert (both["heldout"] == both["heldout_more"]).all()
 
 
+CHOOSE = (
+    "It has 'bee', 'sea turtle', 'The Eiffel Tower', 'tree', 'abacus' and 'zorro'. Choose from its classes: "
+    "make run SET='classes=[bee, sea turtle]', or -S 'classes=[bee, sea turtle]'"
+)
+
+
 @pytest.mark.parametrize(
     ("classes", "number", "message"),
     [
-        (("bee", "zoro"), 200, "classes: 'zoro' is not a class of the mirror. Did you mean 'zorro'?"),
-        (("bee", "airplane"), 200, "classes: 'airplane' is not a class of the mirror."),
-        (("abacus",), 2, "classes: 0 of the first 2 drawings are of 'abacus'; expected: at least 2; raise num_drawings "
-                         "(the mirror has 30 of them in 460 drawings)"),
+        (("bee", "zoro"), 200, f"'zoro' is not a class of the mirror. Did you mean 'zorro'? {CHOOSE}"),
+        (("bee", "airplane"), 200, f"'airplane' is not a class of the mirror. {CHOOSE}"),
+        (("sun", "bee", "zoro", "cat"), 200, "'sun', 'zoro' and 'cat' are not classes of the mirror. "
+                                             f"Did you mean 'zorro'? {CHOOSE}"),
+        (("abacus",), 2, "the first 2 drawings have 0 of 'abacus'; expected: at least 2 of each class; raise "
+                         "num_drawings (the 460 drawings of the mirror have 30 of 'abacus')"),
+        (("abacus", "tree", "sun"), 2, f"'sun' is not a class of the mirror. {CHOOSE}. Also, the first 2 drawings have "
+                                       "0 of 'abacus', 0 of 'tree'; expected: at least 2 of each class; raise "
+                                       "num_drawings (the 460 drawings of the mirror have 30 of 'abacus', 110 of "
+                                       "'tree')"),
     ],
 )  # fmt: skip
 def test_a_class_without_enough_drawings_is_a_one_line_error(
@@ -109,14 +121,40 @@ def test_a_class_without_enough_drawings_is_a_one_line_error(
     extract.main(settings)
     write(Path(), settings.model_dump(mode="json"))
     assert command.run(stage.main, stage.__doc__, []) == 1
-    assert capsys.readouterr().err == f"error: {message}\n"
+    assert capsys.readouterr().err == f"error: classes: {message}\n"
     assert not Path("data/filter").exists()
 
 
 def test_one_drawing_of_a_class_is_not_enough(settings: Params) -> None:
     index = pd.DataFrame({"name": pd.Categorical(["bee", "tree", "tree"])})
-    with pytest.raises(StageError, match="1 of the first 3 drawings is of 'bee'; expected: at least 2"):
+    with pytest.raises(StageError, match="the first 3 drawings have 1 of 'bee'; expected: at least 2"):
         stage.check_classes(("tree", "bee"), index, Folder(Path("mirror")))
+
+
+def test_a_class_of_one_drawing_needs_more_drawings_in_the_mirror(settings: Params, tmp_path: Path) -> None:
+    mirror = Folder(make_mirror(tmp_path / "small", {"bee": 1, "tree": 5, "sun": 0}))
+    index = pd.DataFrame({"name": pd.Categorical(["bee", "tree", "tree", "tree", "tree", "tree"])})
+    message = "^classes: the mirror has 1 of 'bee', 0 of 'sun'; expected: at least 2 of each class; add drawings, or"
+    with pytest.raises(StageError, match=message):
+        stage.check_classes(("tree", "bee", "sun"), index, mirror)
+
+
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (["cat", "my dog"], "[cat, my dog]"),
+        (["1", "2"], '["1", "2"]'),
+        (["true", "a, b"], '["a, b", "true"]'),
+    ],
+)
+def test_the_example_of_classes_is_a_setting_that_works(
+    settings: Params, tmp_path: Path, names: list[str], example: str
+) -> None:
+    mirror = Folder(make_mirror(tmp_path / "own", dict.fromkeys(names, 3)))
+    with pytest.raises(StageError) as caught:
+        stage.check_classes(("grandmother",), pd.DataFrame({"name": pd.Categorical([])}), mirror)
+    assert f"-S 'classes={example}'" in str(caught.value)
+    assert params.parse(f"classes: {example}", "")["classes"] == sorted(names)
 
 
 def test_filter_before_extract_is_a_one_line_error(settings: Params, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,9 @@ def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
         ({"num_resnet": True}, "num_resnet is True; expected: a whole number from 1 to 20"),
         ({"num_resnet": 1.5}, "num_resnet is 1.5; expected: a whole number from 1 to 20"),
         ({"num_resnet": None}, "num_resnet is None; expected: a whole number from 1 to 20"),
-        ({"num_drawings": -1}, "num_drawings is -1; expected: a whole number from 1 to 2147483648"),
+        ({"num_drawings": -1}, "num_drawings is -1; expected: a whole number from 1 to 2147483648, or all"),
+        ({"num_drawings": True}, "num_drawings is True; expected: a whole number from 1 to 2147483648, or all"),
+        ({"num_drawings": "every"}, "num_drawings is 'every'; expected: a whole number from 1 to 2147483648, or all"),
         ({"max_steps": 2**31 + 1}, "max_steps is 2147483649; expected: a whole number from 0 to 2147483648"),
         ({"dropout_p": True}, "dropout_p is True; expected: a number from 0 to 0.95"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; expected: a number above 0 and at most 1"),
@@ -87,6 +89,8 @@ def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
         ({"mirror": "mine", "classes": ["my:dog"]}, "classes: 'my:dog' cannot be the name of a class, which must "
                                                     "be a valid file name"),
         ({"classes": ["bee", "bycicle"]}, "classes: 'bycicle' is not a class of Quick, Draw!. Did you mean 'bicycle'?"),
+        ({"classes": ["bycicle", "bee", "qqqqqqq"]}, "classes: 'bycicle' and 'qqqqqqq' are not classes of Quick, "
+                                                     "Draw!. Did you mean 'bicycle'?"),
         ({"classes": ["see turtle"]}, "classes: 'see turtle' is not a class of Quick, Draw!. Did you mean "
                                       "'sea turtle'?"),
         ({"classes": ["Bee"]}, "classes: 'Bee' is not a class of Quick, Draw!. Did you mean 'bee'?"),
@@ -127,6 +131,10 @@ def test_a_whole_number_can_have_an_exponent() -> None:
     drawings = params.check(FULL | {"num_drawings": 5e4}, "").num_drawings
     assert drawings == 50_000
     assert isinstance(drawings, int)
+
+
+def test_all_drawings_of_the_mirror() -> None:
+    assert params.check(FULL | {"num_drawings": "all"}, "").num_drawings == "all"
 
 
 def test_a_folder_can_have_other_classes() -> None:
