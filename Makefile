@@ -3,8 +3,11 @@
 VENV ?= .venv
 PROFILE ?= quick
 # The first Python that the project supports; PYTHON=… names another.
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python3.10,$(if \
-    $(shell $(python) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) and print("good")' 2>/dev/null),$(python))))
+    $(shell $(python) -c '$(SUPPORTED)' 2>/dev/null && echo good),$(python))))
+# An environment that was interrupted while it was made, or whose Python was removed, is made again.
+BROKEN := $(if $(wildcard $(VENV)/.),$(shell $(VENV)/bin/python -c 'import pip; $(SUPPORTED)' >/dev/null 2>&1 || echo yes))
 
 # Python compiles a module when it is first imported. Compiling all of TensorFlow during installation takes a minute.
 unexport PYTHONDONTWRITEBYTECODE
@@ -66,11 +69,17 @@ clean: ## Delete the environment, caches and builds; data/, reports/ and the cac
 	@rm -rf "$(VENV)" build dist htmlcov .coverage *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find stages pipeline tests -name __pycache__ -prune -exec rm -rf {} +
 
+ifneq ($(BROKEN),)
+.PHONY: $(VENV)/bin/python $(VENV)/.for-run $(VENV)/.for-dev
+endif
+
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "error: Python 3.10 to 3.13 is needed; name one: make run PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@echo "Making an environment for $$($(PYTHON) --version) in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) pip  # an old one takes twice the time
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' 2>/dev/null || \
+	    { echo "error: Python 3.10 to 3.13 is needed; name one: make run PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -e $(VENV)/pyvenv.cfg || test -z "$$(ls -A $(VENV) 2>/dev/null)" || \
+	    { echo "error: $(VENV) is not an environment of Python; name another folder: make run VENV=/path/to/folder" >&2; exit 1; }
+	@echo "Making an environment for $$($(PYTHON) --version) in $(VENV); with the packages, it takes about 3.1 GB of disk"
+	@{ $(PYTHON) -m venv --clear $(VENV) && $(PIP) pip; } || { rm -rf $(VENV); exit 1; }  # an old pip takes twice the time
 
 $(VENV)/.for-run: $(INPUTS) | $(VENV)/bin/python
 	@echo "Installing the packages (TensorFlow is large: minutes)"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from stages.common.errors import StageError, did_you_mean, list_names, one_line
 
 DOODLES = "doodles"  # the mirror of drawings that the project generates itself
+MAX_SLIPS = 3  # unknown classes for which a similar one is suggested
 BUCKET = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 
 
@@ -72,7 +73,8 @@ def explain_unknown(names: Collection[str], known: Iterable[str], owner: str) ->
       owner: who has the known classes: `Quick, Draw!` or `the mirror`.
     """
     known = list(known)
-    suggestions = "".join(dict.fromkeys(did_you_mean(name, known) for name in names))
+    # Many unknown classes are those of another mirror, not slips of the keyboard.
+    suggestions = "".join(did_you_mean(name, known) for name in names) if len(names) <= MAX_SLIPS else ""
     verb = "is not a class" if len(names) == 1 else "are not classes"
     return f"{list_names(names)} {verb} of {owner}.{suggestions}"
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from stages.quickdraw.labels import check_name, labels, numbered, published
+from stages.quickdraw.labels import check_name, explain_unknown, labels, numbered, published
 
 
 def test_labels_are_line_numbers() -> None:
@@ -32,6 +32,18 @@ def test_unpublished_classes_get_labels_after_the_published_ones() -> None:
 def test_an_invalid_class_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be the name of a class"):
         check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["zoro"], "'zoro' is not a class of the mirror. Did you mean 'zorro'?"),
+        (["sun", "moon"], "'sun' and 'moon' are not classes of the mirror."),
+        (["a", "b", "zoro", "c"], "'a', 'b', 'zoro' and 'c' are not classes of the mirror."),  # another mirror's
+    ],
+)
+def test_unknown_classes_are_explained_together(names: list[str], message: str) -> None:
+    assert explain_unknown(names, ["zorro", "bee"], "the mirror") == message
 
 
 def test_labels_import_neither_tensorflow_nor_tensorflow_datasets() -> None:
