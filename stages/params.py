@@ -137,7 +137,7 @@ class Params(BaseModel):
         ge=0,
         le=0.5,
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    dtype: Literal["float32", "bfloat16"] = Field(
         description="Number format of training's convolutions; bfloat16 is faster and less precise."
     )
     device: Literal["auto", "gpu", "cpu"] = Field(

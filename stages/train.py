@@ -107,7 +107,7 @@ def training_config(settings: Params, steps: int) -> TrainingConfig:
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
         input_noise=settings.input_noise,
-        dtype=tf.as_dtype(settings.precision),
+        dtype=tf.as_dtype(settings.dtype),
         seed=settings.seed,
     )
 

@@ -235,7 +235,7 @@ RERUN_STAGES = {
     "ema_decay": FROM_TRAIN,
     "clip_norm": FROM_TRAIN,
     "input_noise": FROM_TRAIN,
-    "precision": FROM_TRAIN,
+    "dtype": FROM_TRAIN,
     "device": FROM_FILTER[1:],
     "deterministic": FROM_FILTER[1:],
     "seed": FROM_TRAIN,

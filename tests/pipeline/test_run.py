@@ -36,7 +36,7 @@ def test_the_profile_post_is_the_published_recipe() -> None:
     assert (post.conditioning, post.position, post.ema_decay, post.clip_norm) == ("label", "none", 0, 0)
     assert (post.num_drawings, post.num_resnet, post.num_hierarchies, post.num_filters) == (500_000, 5, 3, 128)
     assert (post.num_logistic_mix, post.dropout_p, post.learning_rate, post.epochs) == (5, 0.5, 0.001, 10)
-    assert (post.learning_rate_decay, post.precision, post.temperature, len(post.classes)) == (1, "float32", 1, 20)
+    assert (post.learning_rate_decay, post.dtype, post.temperature, len(post.classes)) == (1, "float32", 1, 20)
     assert (post.optimizer, post.input_noise, post.guidance) == ("adam", 0, 1)
 
 

@@ -248,7 +248,7 @@ def test_a_sweep_runs_three_experiments_in_parallel_and_one_may_fail(
         ("experiment/on-demand", {"settings": {"num_resnet": 0}}, "'settings.num_resnet'.+less than the minimum of 1"),
         ("experiment/on-demand", {"settings": {"num_resnet": "many"}}, "'settings.num_resnet'.+'many' is not"),
         ("experiment/on-demand", {"settings": {"ema_decay": 1}}, "'settings.ema_decay'.+maximum of 1"),
-        ("experiment/on-demand", {"settings": {"precision": "half"}}, "'settings.precision'.+'half' is not one of"),
+        ("experiment/on-demand", {"settings": {"dtype": "half"}}, "'settings.dtype'.+'half' is not one of"),
         ("experiment/on-demand", {"settings": {"num_resnt": 3}}, "'settings'.+'num_resnt' was unexpected"),
         ("experiment/on-demand", {"profile": "quik"}, "'profile'.+'quik' is not one of"),
         ("experiment/on-demand", {"name": "a b"}, "'name'.+'a b' does not match"),
