@@ -31,6 +31,12 @@ def test_profiles_are_valid_settings(name: str) -> None:
     params.check(FULL | changes, name)
 
 
+@pytest.mark.parametrize("name", run_settings.profiles())
+def test_every_profile_trains_the_judge_alike(name: str) -> None:
+    """So that a class accuracy of 85% means the same in each."""
+    assert not {"judge_steps", "judge_seed"} & run_settings.profiles()[name].keys()
+
+
 def test_the_profile_post_is_the_published_recipe() -> None:
     post = params.check(FULL | run_settings.profiles()["post"], "")
     assert (post.conditioning, post.position, post.ema_decay, post.clip_norm) == ("label", "none", 0, 0)
