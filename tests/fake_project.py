@@ -15,10 +15,11 @@ from pipeline.run_settings import update_params_file
 from stages import params
 from tests.settings import FULL, ROOT
 
-# A stage writes a digest of its settings and dependencies into each output, and appends its name and settings to the
-# file `ran` in the control folder: the one that FAKE_PROJECT names, or the current one. Two files in it control the
-# stages. `broken` names the stage that fails: `train`, or `train where num_resnet=5`. `slow` names the stage that
-# waits until the file is deleted, or is empty for every stage; the stage writes its process ID into it.
+# A stage writes a digest of its settings and dependencies into each output. The values of the metrics depend on it. The
+# stage appends its name and settings to the file `ran` in the control folder: the one that FAKE_PROJECT names, or the
+# current one. Two files in it control the stages. `broken` names the stage that fails: `train`, or `train where
+# num_resnet=5`. `slow` names the stage that waits until the file is deleted, or is empty for every stage; the stage
+# writes its process ID into it.
 STAGE = """
     import hashlib, json, os, pathlib, sys
 
@@ -52,8 +53,19 @@ STAGE = """
         file = out if out.suffix else out / "content"
         file.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.md5(inputs.encode()).hexdigest()
-        metrics = {"heldout_bits_per_dim": int(digest[:4], 16) / 65536} if out.name == "metrics.json" else {}
-        file.write_text(json.dumps({name: digest} | metrics))
+        text = json.dumps({name: digest})
+        if out.name in ("metrics.json", "metrics.csv"):
+            values = iter(int(digest[start:start + 4], 16) / 65536 for start in range(0, 32, 4))
+            metrics = dict(zip(("heldout_bits_per_dim", "class_accuracy", "mmd", "recall"), values))
+            if out.name == "metrics.csv":
+                rows = [f"{metric},,,{value!r},,,," for metric, value in metrics.items()]
+                text = "\\n".join(["metric,label,name,value,low,high,reference,better", *rows, ""])
+            else:
+                del metrics["recall"]
+                for key, folder in (("heldout", "data/filter"), ("judge", "data/judge")):
+                    metrics[key] = hashlib.md5((pathlib.Path(folder) / "content").read_bytes()).hexdigest()[:8]
+                text = json.dumps(metrics | {"generated": settings["eval_samples_per_class"]})
+        file.write_text(text)
     """
 
 

@@ -1,21 +1,25 @@
 """What README.md and CONTRIBUTING.md tell a person to type works, and what they point at is there."""
 
+import hashlib
 import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import prefect.settings
 import pytest
+from dvc.cli import main as dvc_main
 from prefect.cli._app import _app as prefect_app  # the command itself, which only runs what it is given
 from ruamel.yaml import YAML
 
 from pipeline import __main__, run_settings
 from stages import params
+from stages.metrics.catalogue import METRICS
 from tests import fake_project
-from tests.settings import FULL, ROOT
+from tests.settings import FULL, ROOT, write
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -34,6 +38,8 @@ def commands(*texts: str) -> list[str]:
 # Executed in tests/test_sharing.py.
 SHARED = commands(*re.findall(r"^### … (?:keep|share) .+?(?=^##)", README, re.MULTILINE | re.DOTALL))
 COMMANDS = [command for command in commands(README, CONTRIBUTING) if command not in SHARED]
+EXAMPLES = ("quick-1a2b3c4d", "quick-5e6f7a8b")  # names of experiments in the README
+WIDTH = 120  # characters of a terminal
 
 
 def test_there_are_commands() -> None:
@@ -80,10 +86,107 @@ def test_the_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest
         if any(f"pipeline {word}" in command for word in ("verify", "compare", "serve", "doctor")):
             continue  # executed in tests/pipeline
         if command.startswith(("python", "dvc", "git")):
+            saved = fake_project.git(tmp_path, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+            for example, name in zip(EXAMPLES, saved, strict=False):
+                command = command.replace(example, name)
             done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     names = fake_project.git(tmp_path, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
     assert any(re.fullmatch(r"quick-[0-9a-f]{8}", name) for name in names), "as `dvc exp apply` is told"
+
+
+def save_experiments(root: Path, *runs: tuple[dict[str, Any], dict[str, Any]]) -> list[str]:
+    """Save experiments of HEAD as DVC does, without running stages, and return their names.
+
+    Args:
+      root: a repository of the fake project.
+      runs: for each experiment the settings that differ from the profile quick, and the metrics.
+    """
+    base = FULL | run_settings.profiles()["quick"]
+    head = fake_project.git(root, "rev-parse", "HEAD").strip()
+    names = []
+    for number, (changes, metrics) in enumerate(runs):
+        settings = base | changes
+        lock: dict[str, Any] = {"schema": "2.0", "stages": {}}
+        for name, stage in json.loads((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+            digest = hashlib.md5(f"{name} {number}".encode()).hexdigest()
+            deps = [{"path": path, "hash": "md5", "md5": digest, "size": 1} for path in stage["deps"]]
+            lock["stages"][name] = {"cmd": stage["cmd"], "deps": deps}
+        write(root, settings)
+        (root / "dvc.lock").write_text(json.dumps(lock), encoding="utf-8")
+        (root / "reports").mkdir(exist_ok=True)
+        (root / "reports/metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        fake_project.git(root, "add", "--force", "params.yaml", "dvc.lock", "reports/metrics.json")
+        tree = fake_project.git(root, "write-tree").strip()
+        commit = fake_project.git(root, "commit-tree", tree, "-p", head, "-m", "experiment").strip()
+        names.append(run_settings.experiment_name("quick", settings))
+        fake_project.git(root, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/{names[-1]}", commit)
+    fake_project.git(root, "reset", "--quiet", "--hard")
+    return names
+
+
+MEASURED = {
+    "heldout_bits_per_dim": 1.604321, "class_accuracy": 0.845833, "mmd": 0.321988,
+    "heldout": "0a1b2c3d", "judge": "5e6f7a8b", "generated": 480,
+}  # fmt: skip
+WORSE = {"heldout_bits_per_dim": 1.753219, "class_accuracy": 0.479167, "mmd": 1.234567}
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "measured_with"),
+    [
+        ({"num_filters": 32}, {"num_filters": 32, "learning_rate": 0.01}, {}),
+        ({"seed": 1}, {"muon_learning_rate": 0.04}, {}),
+        ({"judge_steps": 200}, {"learning_rate": 0.01}, {"judge": "00c0ffee"}),
+        ({"num_drawings": 20_000}, {"learning_rate": 0.01}, {"judge": "00c0ffee", "heldout": "deadbeef"}),
+        ({"eval_samples_per_class": 100}, {"guidance": 4.0}, {"generated": 2000}),
+    ],
+)
+def test_the_tables_of_dvc_fit_into_a_terminal(
+    second: dict[str, Any],
+    third: dict[str, Any],
+    measured_with: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each as the README has it, with experiments that differ in one or two settings."""
+    fake_project.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = save_experiments(
+        tmp_path, ({}, MEASURED), (second, MEASURED | WORSE | measured_with), (third, MEASURED | WORSE)
+    )
+    tables = {}
+    for command in commands(README):
+        if command.startswith(("dvc exp show", "dvc exp diff", "dvc metrics diff", "dvc params diff")):
+            for example, name in zip(EXAMPLES, names, strict=False):
+                command = command.replace(example, name)
+            arguments = shlex.split(command)[1:]
+            if "show" in arguments:
+                arguments += ["--rev", names[2]]
+            assert dvc_main(arguments) == 0
+            tables[" ".join(arguments[:2])] = capsys.readouterr().out
+    assert tables.keys() == {"exp show", "exp diff", "metrics diff", "params diff"}
+    for name, table in tables.items():
+        assert max(map(len, table.splitlines())) <= WIDTH, f"{name}:\n{table}"
+        assert "…" not in table, "nothing is cut off"
+
+    [header] = [line.split() for line in tables["exp show"].splitlines() if "Experiment" in line]
+    assert sorted(header) == sorted({"Experiment", *WORSE, *measured_with, *second, *third})
+    for key in (*WORSE, *measured_with):
+        row = rf"^reports/metrics.json +{key} +{str(MEASURED[key])[:5]}"
+        assert re.search(row, tables["metrics diff"], re.MULTILINE)
+        assert re.search(row, tables["exp diff"], re.MULTILINE)
+    for key, value in second.items():
+        row = rf"^params.yaml +{key} +\S+ +{value}\b"
+        assert re.search(row, tables["params diff"], re.MULTILINE)
+        assert re.search(row, tables["exp diff"], re.MULTILINE)
+
+
+def test_no_metric_has_the_name_of_a_setting_or_a_column_of_dvc() -> None:
+    """DVC would show both with the paths of their files, and `--drop` in the README would drop the metric."""
+    assert not METRICS.keys() & params.Params.model_fields.keys()
+    assert not MEASURED.keys() & (params.Params.model_fields.keys() | {"Experiment", "Created", "State", "Executor"})
 
 
 @pytest.mark.parametrize("text", [README, CONTRIBUTING])

@@ -106,6 +106,24 @@ METRICS = {
     "blank": Metric("Blank", "Share of drawings with no pixel above half ink.", ALIKE, HELDOUT),
 }
 
+# The metrics that depend on how many drawings are compared: more drawings make a distance smaller and a neighbourhood
+# tighter.
+SIZED = frozenset({"frechet_distance", "precision", "recall", "density", "coverage", "c2st_accuracy"})
+
+# What a run's metrics were measured with, as evaluate writes it beside them.
+HELDOUT_DRAWINGS, JUDGE_WEIGHTS, GENERATED_DRAWINGS = "heldout", "judge", "generated"
+
+
+def conditions(metric: str) -> tuple[str, ...]:
+    """What two runs must have been measured with alike for their values of a metric to be comparable.
+
+    Of a metric that is not in the catalogue nothing is known, so everything must be alike.
+    """
+    judged = metric not in METRICS or METRICS[metric].reference in (JUDGE, HALVES)
+    sized = metric not in METRICS or metric in SIZED
+    return (HELDOUT_DRAWINGS, *[JUDGE_WEIGHTS] * judged, *[GENERATED_DRAWINGS] * sized)
+
+
 # Metrics from 0 to 1 that pages show as percentages.
 SHARES = frozenset({
     "class_accuracy", "label_accuracy", "precision", "recall", "coverage", "c2st_accuracy", "memorised",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.common import device
+from stages.common import device, files
 from stages.common.classes import Class
 from stages.common.errors import StageError
 from stages.quickdraw import IMAGE_SHAPE
@@ -70,6 +70,16 @@ def save(judge: Judge, folder: Path) -> None:
     save_file({f"{index:02}": value for index, value in enumerate(judge.network.get_weights())}, folder / WEIGHTS)
     config = {"classes": [asdict(entry) for entry in judge.classes]}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def fingerprint(folder: Path = FOLDER) -> str:
+    """The first eight digits of the SHA-256 of the judge's weights, by which judges are told apart.
+
+    The weights count, not the settings that they were learned with. Another device or number of threads rounds
+    differently, and training amplifies that: after 600 steps with one thread, a judge recognised 72% of the same
+    drawings of which one with two threads recognised 76%. Such judges are as different as those of two seeds.
+    """
+    return files.sha256(folder / WEIGHTS)[:8]
 
 
 def load(folder: Path = FOLDER) -> Judge:

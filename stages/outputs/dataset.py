@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,12 @@ class Drawings:
     def where(self, mask: npt.NDArray[np.bool_]) -> Drawings:
         """Return the drawings for which `mask`, (N,), is True, in the same order."""
         return Drawings(self.images[mask], self.labels[mask], self.names[mask], self.heldout[mask])
+
+    def fingerprint(self) -> str:
+        """The first eight digits of a SHA-256 of the drawings and their labels, in order."""
+        digest = hashlib.sha256(np.asarray(self.labels, "<i2").tobytes())
+        digest.update(self.images.tobytes())
+        return digest.hexdigest()[:8]
 
     def classes(self, names: Sequence[str]) -> tuple[Class, ...]:
         """Return the classes with these names. Raises `StageError` if a class has no drawing."""

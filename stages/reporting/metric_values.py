@@ -1,15 +1,24 @@
-"""A metric's value with its interval and reference, as pages format and sort it."""
+"""A metric's value with its interval and reference, as pages format, sort and compare it."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from stages.metrics import catalogue
 from stages.metrics.catalogue import METRICS, SHARES
 
 # The best possible value of metrics of which lower is better, but which chance can take below it: a classifier that
 # guesses is right half of the time, and the unbiased MMD of two sets of one distribution scatters around 0.
 PERFECT = {"c2st_accuracy": 0.5, "mmd": 0.0}
+
+# What metrics are measured with, by its name in reports/metrics.json.
+MEASURED_WITH = {
+    catalogue.HELDOUT_DRAWINGS: "held-out drawings",
+    catalogue.JUDGE_WEIGHTS: "judges",
+    catalogue.GENERATED_DRAWINGS: "numbers of generated drawings",
+}
 
 
 class MetricValue(NamedTuple):
@@ -48,3 +57,21 @@ def sort_key(metric_value: MetricValue, metric: str) -> float:
     """A number to sort by: the best value first, undefined values last."""
     cost = ranking_cost(metric, METRICS[metric].better, metric_value.value, metric_value.reference)
     return 1e9 if math.isnan(cost) else round(cost, 6)
+
+
+def why_incomparable(metric: str, runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why the runs' values of a metric cannot be compared, such as `different judges`; empty if they can.
+
+    Args:
+      metric: its name.
+      runs: for each run the entries of reports/metrics.json that say what its metrics were measured with. A run of an
+        older version lacks them. Other entries are ignored.
+    """
+    reasons = []
+    for key in catalogue.conditions(metric) if len(runs) > 1 else ():
+        values = [run.get(key) for run in runs]
+        if None in values:
+            reasons.append(f"unknown {MEASURED_WITH[key]}")
+        elif any(value != values[0] for value in values):
+            reasons.append(f"different {MEASURED_WITH[key]}")
+    return reasons

@@ -15,6 +15,7 @@ and evaluate then compute the metrics of both in the same way. Prints, and then 
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -22,7 +23,6 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from stages.outputs.dataset import Drawings
 from stages.params import Params
 from tests.settings import write
 
-METRICS = Path("reports/metrics.json")
+METRICS = Path("reports/metrics.csv")
 POST_SETTINGS = {"conditioning": "label", "position": "none", "dropout_p": 0.5, "temperature": 1.0, "guidance": 1.0}
 LEARNING_RATE = 0.001
 MEASUREMENTS = 25  # of the held-out bits, at steps that grow geometrically
@@ -197,8 +197,11 @@ def seconds_until(curve: list[tuple[float, float]], bits: float) -> float | None
     return None
 
 
-def evaluate(training: Training) -> dict[str, Any]:
-    """The metrics of a trained model, computed by the stages sample and evaluate beside the run's other outputs."""
+def evaluate(training: Training) -> dict[str, float]:
+    """The metrics of a trained model over all classes.
+
+    The stages sample and evaluate compute them beside the run's other outputs.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         write(root, training.settings.model_dump())
@@ -209,8 +212,8 @@ def evaluate(training: Training) -> dict[str, Any]:
         model.save(training.model(), root / model.FOLDER)
         for stage in ("sample", "evaluate"):
             subprocess.run([sys.executable, "-m", f"stages.{stage}"], cwd=root, check=True)
-        metrics: dict[str, Any] = json.loads((root / METRICS).read_text())
-        return metrics
+        with open(root / METRICS, encoding="utf-8", newline="") as file:
+            return {row["metric"]: float(row["value"] or "nan") for row in csv.DictReader(file) if not row["label"]}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages import evaluate as stage
-from stages.metrics import subsets
+from stages.metrics import catalogue, subsets
 from stages.metrics.compute import Row
 from stages.metrics.intervals import Estimate
 from stages.outputs.dataset import Drawings
@@ -72,6 +72,8 @@ def estimate(value: float) -> Estimate:
 
 
 ROWS = [
+    Row("heldout_bits_per_dim", None, estimate(1.6123456789)),
+    Row("heldout_bits_per_dim", 0, estimate(1.5)),
     Row("class_accuracy", None, estimate(0.45), 0.85),
     Row("class_accuracy", 0, estimate(0.5), 0.9),
     Row("class_accuracy", 1, estimate(0.4), 0.8),
@@ -82,16 +84,24 @@ ROWS = [
 ]
 
 
-def test_the_summary_leaves_out_undefined_values_and_edges() -> None:
-    expected = {"class_accuracy": 0.45, "judge_accuracy": 0.85, "classes_named": 1, "heldout_drawings": 7}
-    assert stage.summarise(ROWS, 7) == expected
+def test_the_summary_has_few_metrics_and_no_undefined_value() -> None:
+    assert stage.summarise(ROWS) == {"heldout_bits_per_dim": 1.612346, "class_accuracy": 0.45}
+
+
+def test_no_metric_of_the_summary_depends_on_the_number_of_generated() -> None:
+    conditions = {metric: catalogue.conditions(metric) for metric in stage.SUMMARY_METRICS}
+    assert conditions == {
+        "heldout_bits_per_dim": ("heldout",),
+        "class_accuracy": ("heldout", "judge"),
+        "mmd": ("heldout", "judge"),
+    }
 
 
 def test_undefined_values_are_empty_in_the_tables() -> None:
-    lines = stage.metric_rows(ROWS, models.CLASSES)
+    lines = stage.metric_rows(ROWS[2:], models.CLASSES)
     assert lines[0] == ["class_accuracy", "", "", "0.45", "0.35", "0.55", "0.85", "more"]
     assert lines[1] == ["class_accuracy", 26, "bee", "0.5", "0.4", "0.6", "0.9", "more"]
     assert lines[3] == ["mmd", "", "", "", "", "", "", "less"]
-    header, body = stage.class_table(ROWS, models.CLASSES[:2], np.array([0, 0, 1]))
+    header, body = stage.class_table(ROWS[2:], models.CLASSES[:2], np.array([0, 0, 1]))
     assert header == ["label", "name", "heldout_drawings", "class_accuracy", "ink_top"]
     assert body == [[26, "bee", 2, "0.5", "0.2"], [255, "sea turtle", 1, "0.4", ""]]

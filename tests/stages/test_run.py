@@ -10,6 +10,7 @@ from PIL import Image
 
 from stages import evaluate, extract, filter, judge, params, report, sample
 from stages.common import files
+from stages.outputs import classifier, dataset
 from tests.stages import tiny_run
 
 CLASSES = tiny_run.CLASSES
@@ -63,11 +64,37 @@ def test_the_samples_are_distinct_drawings(workspace: Path) -> None:
 
 def test_the_metrics_are_means_over_the_held_out_drawings(workspace: Path) -> None:
     metrics = json.loads((workspace / "reports/metrics.json").read_text())
+    heldout_drawings = int(dataset.load(workspace / "data/filter").heldout.sum())
     rows = [line.split(",") for line in (workspace / "reports/classes.csv").read_text().splitlines()[1:]]
     assert [row[1] for row in rows] == list(CLASSES)
     counts, bits = [int(row[2]) for row in rows], [float(row[3]) for row in rows]
-    assert sum(counts) == metrics["heldout_drawings"] > 0
+    assert sum(counts) == heldout_drawings > 0
     assert metrics["heldout_bits_per_dim"] == pytest.approx(np.average(bits, weights=counts), abs=1e-5)
+
+
+def test_the_metrics_name_what_they_were_measured_with(workspace: Path, settings: params.Params) -> None:
+    metrics = json.loads((workspace / "reports/metrics.json").read_text())
+    assert metrics.keys() - {"heldout_bits_per_dim", "class_accuracy", "mmd"} == {
+        "heldout", "judge", "generated",
+    }  # fmt: skip
+    assert metrics["judge"] == files.sha256(workspace / "data/judge/weights.safetensors")[:8]
+    assert metrics["generated"] == 30
+    drawings = dataset.load(workspace / "data/filter")
+    assert metrics["heldout"] == drawings.where(drawings.heldout).fingerprint()
+
+
+def test_another_judge_has_another_fingerprint(
+    workspace: Path, settings: params.Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/filter").symlink_to(workspace / "data/filter")
+    monkeypatch.chdir(tmp_path)
+    fingerprints = [classifier.fingerprint(workspace / "data/judge")]
+    for change in ({}, {"judge_steps": 11}, {"judge_seed": 1}):
+        judge.main(settings.model_copy(update=change))
+        fingerprints.append(classifier.fingerprint())
+    same, *others = fingerprints[1:]
+    assert same == fingerprints[0] and len({same, *others}) == 3
 
 
 def test_a_sheet_shows_the_generated_drawings_below_the_real_ones(workspace: Path) -> None:

@@ -1,3 +1,5 @@
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,24 @@ def test_drawings_are_read_and_selected(tmp_path: Path) -> None:
     assert training.labels.tolist() == [26, 26, 323]
     np.testing.assert_array_equal(training.images, data.images[[0, 2, 3]])
     assert data.classes(["tree", "bee"]) == (Class(323, "tree"), Class(26, "bee"))
+
+
+def test_the_fingerprint_is_of_the_drawings_and_their_labels(tmp_path: Path) -> None:
+    write(tmp_path)
+    data = dataset.load(tmp_path)
+    images, labels = np.asarray(data.images).copy(), data.labels.copy()
+    assert data.fingerprint() == replace(data, images=images.copy(), labels=labels.astype(np.int64)).fingerprint()
+    images[3, 27, 27] ^= 1
+    labels[3] = 26
+    others = [
+        replace(data, images=images),
+        replace(data, labels=labels),
+        data.where(np.array([True, True, True, False])),
+        data.where(np.zeros(4, bool)),
+    ]
+    fingerprints = {drawings.fingerprint() for drawings in (data, *others)}
+    assert len(fingerprints) == 5
+    assert all(re.fullmatch(r"[0-9a-f]{8}", fingerprint) for fingerprint in fingerprints)
 
 
 def test_the_error_names_a_class_without_drawings(tmp_path: Path) -> None:
