@@ -1,7 +1,8 @@
 """Compare experiments on one page: settings, metrics, and the drawings of each class. Nothing is computed again.
 
 These files of each revision are read: params.yaml, reports/metrics.csv (reports/metrics.json for older runs without
-it), reports/classes.csv, and the sheets in reports/classes, whose first row is real and whose other rows are generated.
+it), what they were measured with in reports/metrics.json, reports/classes.csv, and the sheets in reports/classes, whose
+first row is real and whose other rows are generated.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +20,13 @@ from pipeline import dvc
 from stages import params
 from stages.common import files
 from stages.reporting import html
-from stages.reporting.metric_values import MetricValue, ranking_cost
+from stages.reporting.metric_values import MEASURED_WITH, MetricValue, ranking_cost, why_incomparable
 from stages.reporting.sheets import read_sheet
 
 PAGE = Path("reports/compare.html")
 WORKSPACE = "workspace"
 SHEETS = "reports/classes"
 MAX_GENERATED = 8
-
-# Values of a metric are comparable only if these settings agree: those that choose the held-out drawings, for metrics
-# that use the judge also the judge's settings, and for metrics that depend on the number of drawings also that number.
-DRAWINGS_SETTINGS = ("mirror", "source", "num_drawings", "holdout", "classes")
-JUDGE_SETTINGS = ("judge_steps", "judge_seed")
-SIZE_SETTINGS = ("eval_samples_per_class",)
-SIZE_METRICS = frozenset({"frechet_distance", "precision", "recall", "density", "coverage", "c2st_accuracy"})
-JUDGE_METRICS = SIZE_METRICS | {"class_accuracy", "informedness", "mmd"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +49,8 @@ class ExperimentReport:
       metrics: the value of each metric over all classes.
       better: which values of a metric are better: less, more, or alike (closer to the reference).
       classes: the classes, by label.
+      measured_with: what the metrics were measured with: fingerprints of the held-out drawings and of the judge, and
+        the number of generated drawings.
     """
 
     name: str
@@ -63,6 +58,7 @@ class ExperimentReport:
     metrics: Mapping[str, MetricValue]
     better: Mapping[str, str]
     classes: Mapping[str, ClassDrawings]
+    measured_with: Mapping[str, Any]
 
 
 def compare(revisions: Sequence[str]) -> None:
@@ -81,6 +77,8 @@ def compare(revisions: Sequence[str]) -> None:
     with files.atomic_file(path) as temporary:
         temporary.write_text(page(experiments), encoding="utf-8")
     print(f"compared: {', '.join(names)}\ncomparison: {path}")
+    for reason, metrics in incomparable_metrics(experiments).items():
+        print(f"not comparable: {', '.join(metrics)}: {reason}")
 
 
 # --- Reading the experiments ---
@@ -93,6 +91,8 @@ def read(root: Path, name: str) -> ExperimentReport:
     sheets = {Path(path).name.partition("_")[0]: path for path in snapshot.list(SHEETS)}
     try:
         metrics, better = overall(snapshot)
+        saved = json.loads(snapshot.read("reports/metrics.json"))
+        measured_with = {key: saved[key] for key in MEASURED_WITH if key in saved}
         rows = {row["label"]: row for row in _table(snapshot, "reports/classes.csv")}
         classes = {}
         for label, path in sheets.items():
@@ -102,7 +102,7 @@ def read(root: Path, name: str) -> ExperimentReport:
             classes[label] = ClassDrawings(row["name"], real, generated, class_metrics)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise dvc.DvcError(f"the report of {name} cannot be read ({type(error).__name__}: {error})") from None
-    return ExperimentReport(name, settings, metrics, better, classes)
+    return ExperimentReport(name, settings, metrics, better, classes, measured_with)
 
 
 def overall(snapshot: dvc.Snapshot) -> tuple[dict[str, MetricValue], dict[str, str]]:
@@ -143,15 +143,13 @@ def differing_settings(experiments: Sequence[ExperimentReport]) -> dict[str, lis
     return differing
 
 
-def incomparable_settings(metric: str, differing: Collection[str]) -> list[str]:
-    """The settings whose differences between experiments make the values of a metric incomparable.
-
-    Args:
-      metric: its name.
-      differing: the names of all settings that differ.
-    """
-    required = DRAWINGS_SETTINGS + JUDGE_SETTINGS * (metric in JUDGE_METRICS) + SIZE_SETTINGS * (metric in SIZE_METRICS)
-    return [key for key in required if key in differing]
+def incomparable_metrics(experiments: Sequence[ExperimentReport]) -> dict[str, list[str]]:
+    """The metrics whose values cannot be compared, by the reason."""
+    metrics: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for experiment in experiments for key in experiment.metrics):
+        if reasons := why_incomparable(key, [experiment.measured_with for experiment in experiments]):
+            metrics.setdefault(", ".join(reasons), []).append(key)
+    return metrics
 
 
 def best(metric: str, values: Sequence[MetricValue | None], better: str | None) -> set[int]:
@@ -181,7 +179,7 @@ def page(experiments: Sequence[ExperimentReport]) -> str:
     rows = []
     for key in metrics:
         values = [experiment.metrics.get(key) for experiment in experiments]
-        incomparable = incomparable_settings(key, settings)
+        incomparable = why_incomparable(key, [experiment.measured_with for experiment in experiments])
         marked = set() if incomparable else best(key, values, better.get(key))
         rows.append((key, better.get(key), values, marked, incomparable))
     labels = dict.fromkeys(label for experiment in experiments for label in experiment.classes)
@@ -195,6 +193,7 @@ def page(experiments: Sequence[ExperimentReport]) -> str:
         experiments=experiments,
         settings=settings,
         metrics=rows,
+        measured_with=MEASURED_WITH,
         classes=[
             (label, [experiment.classes.get(label) for experiment in experiments])
             for label in sorted(labels, key=lambda label: (len(label), label))

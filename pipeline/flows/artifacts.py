@@ -1,11 +1,14 @@
 """The artifacts that a run publishes in Prefect (summary, comparison, link, progress), and its verdict."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import UUID
+
+from stages.reporting.metric_values import MEASURED_WITH, why_incomparable
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -88,6 +91,8 @@ def verdict(run: SavedRun, baseline: SavedRun | None, metric: str = METRIC) -> s
     previous = baseline.metrics.get(metric)
     if not _is_number(previous):
         return f"no verdict: {baseline.name} has no {metric}"
+    if reasons := why_incomparable(metric, [run.metrics, baseline.metrics]):
+        return f"no verdict on {metric} {_format(current)}: not comparable with {baseline.name}: {', '.join(reasons)}"
     change = current - previous
     if abs(change) < EQUAL_WITHIN:
         return f"equal to {baseline.name}: {metric} {_format(current)}"
@@ -96,7 +101,10 @@ def verdict(run: SavedRun, baseline: SavedRun | None, metric: str = METRIC) -> s
 
 
 def summary(run: FinishedRun, baseline: SavedRun | None) -> str:
-    """A run in Markdown: its verdict, changed settings, metrics and report."""
+    """A run in Markdown: its verdict, changed settings, metrics and report.
+
+    The change of a metric that is not comparable with the baseline's is a dash, and a sentence below says why.
+    """
     lines = [f"# {run.name}", "", f"**{_escape(verdict(run, baseline))}**", "", f"## Changes to {run.base}", ""]
     if run.differing:
         lines += _table(("setting", "before", "this run"), ((key, *values) for key, values in run.differing.items()))
@@ -104,13 +112,23 @@ def summary(run: FinishedRun, baseline: SavedRun | None) -> str:
         lines.append("None.")
     lines += ["", "## Metrics", ""]
     previous = baseline.metrics if baseline else {}
+    metrics = [key for key in run.metrics if key in previous and key not in MEASURED_WITH]
+    reasons = {key: why_incomparable(key, [run.metrics, previous]) for key in metrics}
     lines += _table(
         ("metric", baseline.name if baseline else "baseline", "this run", "change"),
         (
-            (key, _format(previous.get(key, "")), _format(value), _change(previous.get(key), value))
+            (
+                key,
+                _format(previous.get(key, "")),
+                _format(value),
+                "–" if reasons.get(key) else _change(previous.get(key), value),
+            )
             for key, value in run.metrics.items()
         ),
     )
+    if baseline and any(reasons.values()):
+        different = ", ".join(dict.fromkeys(itertools.chain(*reasons.values())))
+        lines += ["", f"–: not comparable with {_escape(baseline.name)}: {different}"]
     if run.report:
         path, digest = run.report
         lines += ["", "## Report", "", f"`{path}`, MD5 `{digest}`"]

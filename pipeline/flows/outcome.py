@@ -1,6 +1,7 @@
 """The outcome of a flow: the results of its run, the baseline it is compared with, and its final state."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,18 +11,19 @@ from prefect import State, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.states import Completed, Failed
 
-from pipeline import dvc
+from pipeline import compare, dvc
 from pipeline.flows import artifacts
 from pipeline.flows.artifacts import FinishedRun, SavedRun, StageRow
 from pipeline.run_settings import fingerprint
 from stages import params
 from stages.common.errors import UserError, describe_os_error, did_you_mean
+from stages.reporting.metric_values import why_incomparable
 
 REPORTS_VARIABLE = "QUICKDRAW_REPORTS"  # the URL of the reports, with {name} or {hash} for those of a run
 
 
 def name_best(done: list[FinishedRun], table: list[dict[str, Any]], metric: str) -> str:
-    """The message of a sweep: the number of experiments and the best of them, or that none has the metric.
+    """The message of a sweep: the number of experiments and the best of them, or why none is named.
 
     Args:
       done: the experiments that completed.
@@ -31,7 +33,26 @@ def name_best(done: list[FinishedRun], table: list[dict[str, Any]], metric: str)
     known = {key for run in done for key in run.metrics}
     if metric not in known:
         return f"{len(done)} experiments; none has the metric {metric!r}.{did_you_mean(metric, known)}"
+    if reasons := why_incomparable(metric, [run.metrics for run in done if metric in run.metrics]):
+        return f"{len(done)} experiments; none is the best by {metric}, not comparable: {', '.join(reasons)}"
     return f"{len(done)} experiments; the best is {table[0]['experiment']}"
+
+
+def read_metrics(root: Path, revision: str | None = None) -> dict[str, Any]:
+    """The metrics of a run over all classes, and what they were measured with; empty if it has none.
+
+    Without the table of all metrics, those that DVC shows. Raises `DvcError` if a file cannot be read.
+
+    Args:
+      root: the root of the repository.
+      revision: a revision or an experiment; None for the workspace.
+    """
+    shown = artifacts.flatten(dvc.metrics(root, revision))
+    try:
+        table, _ = compare.overall(dvc.Snapshot(root, revision)) if shown else ({}, {})
+    except (KeyError, ValueError):  # a table of an earlier version
+        table = {}
+    return {key: metric.value for key, metric in table.items() if not math.isnan(metric.value)} | shown
 
 
 def collect_results(
@@ -55,7 +76,7 @@ def collect_results(
     reports = [path for path in dvc.outputs(workspace.root) if path.endswith(".html")]
     return FinishedRun(
         name=name,
-        metrics=artifacts.flatten(dvc.metrics(workspace.root)),
+        metrics=read_metrics(workspace.root),
         rows=rows,
         base=base,
         differing={
@@ -124,7 +145,7 @@ def _has_settings(root: Path, experiment: dvc.Experiment, settings: Mapping[str,
 def _read_run(root: Path, experiment: dvc.Experiment) -> SavedRun:
     name = f"{experiment.name} ({experiment.baseline[:7]})"
     try:
-        return SavedRun(name, artifacts.flatten(dvc.metrics(root, experiment.commit)))
+        return SavedRun(name, read_metrics(root, experiment.commit))
     except dvc.DvcError as error:
         return SavedRun(name, {}, error=str(error))
 

@@ -21,7 +21,6 @@ from pipeline.compare import ClassDrawings, ExperimentReport
 from pipeline.dvc import DvcError, NoSuchFile, Snapshot
 from stages.metrics import catalogue
 from stages.metrics.catalogue import METRICS
-from stages.params import Params
 from stages.reporting import html
 from stages.reporting.metric_values import MetricValue
 from stages.reporting.sheets import read_sheet
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 HOSTILE = "<script>alert(1)</script>"
+MEASURED_WITH = {"heldout": "1a2b3c4d", "judge": "5e6f7a8b", "generated": 480}
 
 
 def sheet(columns: int, rows: int, seed: int = 0) -> tuple[Any, bytes]:
@@ -92,35 +92,9 @@ def test_values_better_than_perfect_are_equally_good(metric: str, values: list[f
     assert module.best(metric, [MetricValue(value) for value in values], "less") == expected
 
 
-@pytest.mark.parametrize(
-    ("setting", "incomparable"),
-    [
-        ("mirror", {"heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance"}),
-        ("classes", {"heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance"}),
-        ("judge_seed", {"class_accuracy", "mmd", "frechet_distance"}),
-        ("judge_steps", {"class_accuracy", "mmd", "frechet_distance"}),
-        ("eval_samples_per_class", {"frechet_distance"}),
-        ("num_resnet", set()),
-    ],
-)
-def test_a_setting_that_differs_makes_its_metrics_incomparable(setting: str, incomparable: set[str]) -> None:
-    metrics = ("heldout_bits_per_dim", "ink", "class_accuracy", "mmd", "frechet_distance")
-    assert {
-        metric for metric in metrics if module.incomparable_settings(metric, {setting}) == [setting]
-    } == incomparable
-
-
-def test_the_metrics_that_use_the_judge_are_those_of_the_catalogue() -> None:
-    judge_metrics = {key for key, metric in METRICS.items() if metric.reference in (catalogue.JUDGE, catalogue.HALVES)}
-    assert judge_metrics == module.JUDGE_METRICS
-    assert module.SIZE_METRICS < module.JUDGE_METRICS
-    settings = {*module.DRAWINGS_SETTINGS, *module.JUDGE_SETTINGS, *module.SIZE_SETTINGS}
-    assert settings <= Params.model_fields.keys()
-
-
 def test_only_settings_that_differ_are_listed() -> None:
     def report(**settings: Any) -> ExperimentReport:
-        return ExperimentReport("", settings, {}, {}, {})
+        return ExperimentReport("", settings, {}, {}, {}, {})
 
     assert module.differing_settings([report(a=1, b=[1, 2]), report(a=1, b=[1])]) == {"b": ["1, 2", "1"]}
     assert module.differing_settings([report(a=True), report()]) == {"a": ["true", "–"]}
@@ -172,7 +146,13 @@ def test_an_old_run_shows_a_dash_for_metrics_that_it_does_not_have(monkeypatch: 
         "told apart": ["0.750", "–"],
         "class accuracy": ["–", "0.750"],
         "ink": ["–", "0.200"],
+        "recall": ["–", "0.375"],
+        "heldout": ["unknown", "1a2b3c4d"],
+        "judge": ["unknown", "5e6f7a8b"],
+        "generated": ["unknown", "480"],
     }
+    assert "<b>best</b>" not in page
+    assert "not comparable: unknown held-out drawings, unknown judges</small>" in page
 
 
 def values_by_metric(page: str) -> dict[str, list[str]]:
@@ -182,27 +162,62 @@ def values_by_metric(page: str) -> dict[str, list[str]]:
     return {name: values for name, *values in rows}
 
 
-def experiment(name: str, seed: int, class_accuracy: float, **settings: Any) -> ExperimentReport:
+def experiment(name: str, seed: int, class_accuracy: float, **measured_with: Any) -> ExperimentReport:
     metrics = {
         "class_accuracy": MetricValue(class_accuracy, class_accuracy - 0.1, class_accuracy + 0.1),
         "ink": MetricValue(0.2, reference=0.2),
+        "recall": MetricValue(class_accuracy / 2),
     }
     real, generated = module.shown_drawings(sheet(8, 2, seed)[1])
     classes = {"26": ClassDrawings("bee", real, generated, metrics)} | (
         {"345": ClassDrawings(HOSTILE, real, generated, {})} if seed else {}
     )
-    return ExperimentReport(
-        name, {"seed": seed} | settings, metrics, {"class_accuracy": "more", "ink": "alike"}, classes
+    better = {"class_accuracy": "more", "ink": "alike", "recall": "more"}
+    return ExperimentReport(name, {"seed": seed}, metrics, better, classes, MEASURED_WITH | measured_with)
+
+
+@pytest.mark.parametrize(
+    ("measured_with", "reason", "metrics"),
+    [
+        ({"heldout": "0"}, "different held-out drawings", ["class_accuracy", "ink", "recall"]),
+        ({"judge": "0"}, "different judges", ["class_accuracy", "recall"]),
+        ({"generated": 20}, "different numbers of generated drawings", ["recall"]),
+        ({"judge": None}, "unknown judges", ["class_accuracy", "recall"]),
+    ],
+)
+def test_values_that_were_measured_otherwise_are_not_marked(
+    measured_with: dict[str, Any], reason: str, metrics: list[str]
+) -> None:
+    experiments = [experiment("a", 0, 0.5), experiment("b", 0, 0.75), experiment("c", 1, 0.25, **measured_with)]
+    assert module.incomparable_metrics(experiments) == {reason: metrics}
+    page = module.page(experiments)
+    assert page.count(f"<small>not comparable: {reason}</small>") == len(metrics)
+    assert page.count("<b>best</b>") == len({"class_accuracy", "recall"} - set(metrics)), "ink is alike in all"
+    page = module.page(experiments[:2])
+    assert page.count("<b>best</b>") == 2 and "not comparable" not in page
+    assert module.incomparable_metrics(experiments[2:]) == {}, "one experiment has nothing to be compared with"
+
+
+def test_the_command_says_what_is_not_comparable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiments = {"a": experiment("a", 0, 0.5), "b": experiment("b", 0, 0.75, judge="0")}
+    monkeypatch.setattr("pipeline.dvc.find_root", lambda _: tmp_path)
+    monkeypatch.setattr(module, "read", lambda _, name: experiments[name])
+    module.compare(["a", "b"])
+    assert capsys.readouterr().out == (
+        f"compared: a, b\ncomparison: {tmp_path / 'reports/compare.html'}\n"
+        "not comparable: class_accuracy, recall: different judges\n"
     )
 
 
-def test_values_of_different_judges_are_not_marked(tmp_path: Path) -> None:
-    page = module.page([experiment("a", 0, 0.5, judge_seed=0), experiment("b", 0, 0.75, judge_seed=1)])
-    assert "<b>best</b>" not in page
-    assert page.count("not comparable: judge_seed differs") == 1, "ink does not depend on the judge"
-    page = module.page([experiment("a", 0, 0.5, judge_seed=0), experiment("b", 1, 0.75, judge_seed=0)])
-    assert page.count("<b>best</b>") == 1
-    assert "not comparable" not in page
+def test_what_a_metric_must_be_measured_with_follows_from_its_definition() -> None:
+    judged = {key for key in METRICS if "judge" in catalogue.conditions(key)}
+    assert judged == {"class_accuracy", "informedness", "mmd"} | catalogue.SIZED
+    sized = {key for key in METRICS if "generated" in catalogue.conditions(key)}
+    assert sized == catalogue.SIZED
+    assert all("heldout" in catalogue.conditions(key) for key in METRICS)
+    assert catalogue.conditions("fidelity") == ("heldout", "judge", "generated"), "nothing is known of it"
 
 
 @pytest.mark.browser
@@ -216,7 +231,7 @@ def test_the_page_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
             page.locator(".metrics small").filter(has_text=" to 0.").evaluate_all("all => all.map(x => x.offsetHeight)")
         )
         assert intervals and max(intervals) < 30, "no interval is broken over two lines"
-        assert page.locator(".best").all_inner_texts() == ["0.750 best\n0.650 to 0.850"]
+        assert page.locator(".best").all_inner_texts() == ["0.750 best\n0.650 to 0.850", "0.375 best"]
         assert page.get_by_role("row", name="seed").get_by_role("cell").all_inner_texts() == ["0", "1"]
         assert page.get_by_role("rowheader", name=HOSTILE).is_visible()
         assert page.get_by_text("not among its classes").count() == 1
@@ -244,7 +259,9 @@ STAGE = """
     pathlib.Path("reports/classes").mkdir(parents=True)
     ink = np.random.default_rng(seed).integers(0, 256, (56, 56), np.uint8).repeat(10, 0).repeat(10, 1)
     Image.fromarray(ink).save("reports/classes/26_bee.png")
-    pathlib.Path("reports/metrics.json").write_text(json.dumps({"class_accuracy": 0.25 + seed / 4}))
+    pathlib.Path("reports/metrics.json").write_text(json.dumps(
+        {"class_accuracy": 0.25 + seed / 4, "heldout": "1a", "judge": "2b", "generated": 9}
+    ))
     header = "metric,label,name,value,low,high,reference,better\\n"
     row = f"class_accuracy,,,{0.25 + seed / 4},0.2,0.8,0.9,more\\n"
     pathlib.Path("reports/metrics.csv").write_text(header + row)

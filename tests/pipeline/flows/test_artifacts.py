@@ -1,16 +1,20 @@
 """The artifacts of a run in Prefect, and its verdict."""
 
+from typing import Any
+
 import pytest
 
 from pipeline.flows.artifacts import METRIC, FinishedRun, SavedRun, comparison, flatten, key, link, summary, verdict
 
-BASELINE = SavedRun("usual", {METRIC: 1.75, "heldout_drawings": 100})
+MEASURED_WITH = {"heldout": "1a2b3c4d", "judge": "5e6f7a8b", "generated": 480}
+BASELINE = SavedRun("usual", {METRIC: 1.75, "mmd": 0.5, "recall": 0.75, "steps": 100} | MEASURED_WITH)
 
 
-def run(bits: float | None, name: str = "trial") -> FinishedRun:
-    metrics = {} if bits is None else {METRIC: bits, "heldout_drawings": 120, "judge.accuracy": 0.5}
+def run(bits: float | None, name: str = "trial", **measured_with: Any) -> FinishedRun:
+    metrics: dict[str, object] = {"mmd": 0.25, "recall": 0.5, "steps": 120, "judge.accuracy": 0.5} | MEASURED_WITH
+    metrics |= {} if bits is None else {METRIC: bits}
     differing: dict[str, tuple[object, object]] = {"num_resnet": (5, 3), "mirror": ("https://a|b", "*doodles*")}
-    return FinishedRun(name, metrics, differing=differing, report=("reports/index.html", "abc"))
+    return FinishedRun(name, metrics | measured_with, differing=differing, report=("reports/index.html", "abc"))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +31,43 @@ def run(bits: float | None, name: str = "trial") -> FinishedRun:
 )
 def test_the_verdict(bits: float | None, baseline: SavedRun | None, text: str) -> None:
     assert verdict(run(bits), baseline) == text
+
+
+@pytest.mark.parametrize(
+    ("measured_with", "baseline", "reason"),
+    [
+        ({"heldout": "00000000"}, BASELINE, "different held-out drawings"),
+        ({"heldout": None}, BASELINE, "unknown held-out drawings"),
+        ({}, SavedRun("usual", {METRIC: 1.75}), "unknown held-out drawings"),
+    ],
+)
+def test_there_is_no_verdict_on_other_heldout_drawings(
+    measured_with: dict[str, Any], baseline: SavedRun, reason: str
+) -> None:
+    text = f"no verdict on {METRIC} 1.5: not comparable with usual: {reason}"
+    assert verdict(run(1.5, **measured_with), baseline) == text
+    assert f"**{text}**" in summary(run(1.5, **measured_with), baseline)
+
+
+def test_a_verdict_by_a_metric_of_the_judge_needs_the_same_judge() -> None:
+    assert verdict(run(1.5), BASELINE, "mmd") == "better than usual by 0.25: mmd 0.5 → 0.25"
+    text = verdict(run(1.5, judge="00000000"), BASELINE, "mmd")
+    assert text == "no verdict on mmd 0.25: not comparable with usual: different judges"
+    assert verdict(run(1.5, judge="00000000"), BASELINE).startswith("better than usual"), "bits need no judge"
+
+
+def test_the_summary_shows_no_change_of_what_is_not_comparable() -> None:
+    text = summary(run(1.5), BASELINE)
+    assert "| mmd | 0.5 | 0.25 | -0.25 |" in text and "| recall | 0.75 | 0.5 | -0.25 |" in text
+    assert "not comparable" not in text
+    text = summary(run(1.5, judge="00000000"), BASELINE)
+    assert f"| {METRIC} | 1.75 | 1.5 | -0.25 |" in text
+    assert "| mmd | 0.5 | 0.25 | – |" in text and "| recall | 0.75 | 0.5 | – |" in text
+    assert "| judge | 5e6f7a8b | 00000000 | – |" not in text
+    assert "\n–: not comparable with usual: different judges\n" in text
+    text = summary(run(1.5, generated=2000), BASELINE)
+    assert "| mmd | 0.5 | 0.25 | -0.25 |" in text and "| recall | 0.75 | 0.5 | – |" in text
+    assert "\n–: not comparable with usual: different numbers of generated drawings\n" in text
 
 
 def test_the_summary_has_settings_metrics_and_report() -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from prefect.states import Completed, Failed
 
-from pipeline import compare, dvc
+from pipeline import dvc
 from pipeline.flows import artifacts, flows, outcome, run_stages, slots
 from pipeline.flows.artifacts import METRIC, FinishedRun, SavedRun, StageRow
 from pipeline.flows.forms import Settings
-from pipeline.run_settings import DATA_SETTINGS, experiment_name, on_data_of, profiles
+from pipeline.run_settings import experiment_name, on_data_of, profiles
 from pipeline.subprocesses.supervisor import Stopped
 from stages import params
 from stages.common.errors import SettingsError, StageError
@@ -266,7 +266,7 @@ def saved_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
             raise dvc.DvcError("metrics.json cannot be read")
         return {METRIC: float(result.stdout)} if result.returncode == 0 else {}
 
-    monkeypatch.setattr(dvc, "metrics", metrics)
+    monkeypatch.setattr(outcome, "read_metrics", metrics)
 
 
 @pytest.mark.usefixtures("saved_metrics")
@@ -311,15 +311,11 @@ def test_a_run_is_compared_with_one_on_the_same_drawings(root: Path) -> None:
         assert baseline(**{key: value}) is None
 
 
-def test_the_settings_that_choose_the_drawings_are_those_that_metrics_depend_on() -> None:
-    assert set(DATA_SETTINGS) == {*compare.DRAWINGS_SETTINGS, "data_dir"}
-
-
 @pytest.mark.parametrize(("settings", "name"), [(FULL, "HEAD"), (FULL | {"seed": 1}, None), (DOODLES, None)])
 def test_the_last_commit_is_a_baseline_for_its_own_settings_only(
     root: Path, monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, Any], name: str | None
 ) -> None:
-    monkeypatch.setattr(dvc, "metrics", lambda *_: {METRIC: 1.5})
+    monkeypatch.setattr(outcome, "read_metrics", lambda *_: {METRIC: 1.5})
     baseline = outcome.find_baseline(root, settings)
     assert (baseline and baseline.name.partition(" ")[0]) == name
 
@@ -394,9 +390,11 @@ def test_the_verdict_and_the_changes_are_those_of_the_person_and_not_of_the_prof
     monkeypatch.setattr(flows, "update_params_file", lambda *_: None)
     monkeypatch.setattr(dvc, "temporary_workspace", lambda *_: contextlib.nullcontext(Stub()))
     monkeypatch.setattr(dvc, "outputs", lambda root: [])
-    read_saved = dvc.metrics
+    read_saved = outcome.read_metrics
     monkeypatch.setattr(
-        dvc, "metrics", lambda root, revision=None: read_saved(root, revision) if revision else {METRIC: 1.5}
+        outcome,
+        "read_metrics",
+        lambda root, revision=None: (read_saved(root, revision) if revision else {METRIC: 1.5}) | {"heldout": "1a2b"},
     )
     changes = Settings.model_validate({"mirror": "../my drawings", "num_resnet": 3})
     state = flows.experiment.fn(profile="quick", settings=changes, name="trial")
@@ -409,16 +407,40 @@ def test_the_verdict_and_the_changes_are_those_of_the_person_and_not_of_the_prof
     ]
 
 
+# --- The metrics of a run ---
+
+
+def test_a_flow_reads_every_metric_from_the_table(root: Path) -> None:
+    assert outcome.read_metrics(root) == {}
+    (root / "reports").mkdir()
+    (root / "reports" / "metrics.json").write_text(
+        '{"mmd": 0.5, "heldout": "1a2b3c4d", "judge": "5e6f7a8b", "generated": 480}'
+    )
+    shown = {"mmd": 0.5, "heldout": "1a2b3c4d", "judge": "5e6f7a8b", "generated": 480}
+    assert outcome.read_metrics(root) == shown, "without the table"
+    header = "metric,label,name,value,low,high,reference,better\n"
+    rows = "mmd,,,0.5,,,,less\nrecall,,,0.75,,,,more\nrecall,26,bee,0.25,,,,more\nblank,,,,,,,alike\n"
+    (root / "reports" / "metrics.csv").write_text(header + rows)
+    assert outcome.read_metrics(root) == {"recall": 0.75} | shown
+    (root / "reports" / "metrics.csv").write_text("another table\n1\n")
+    assert outcome.read_metrics(root) == shown
+
+
 # --- The best of a sweep ---
 
 
+def run_measured(name: str, metrics: dict[str, float], judge: str = "5e6f7a8b") -> FinishedRun:
+    return FinishedRun(name, metrics | {"heldout": "1a2b3c4d", "judge": judge, "generated": 480})
+
+
 def test_the_message_of_a_sweep_names_the_best_or_an_unknown_metric() -> None:
-    done = [FinishedRun("a", {METRIC: 1.5}), FinishedRun("b", {METRIC: 1.25})]
+    done = [run_measured("a", {METRIC: 1.5, "mmd": 2.0}), run_measured("b", {METRIC: 1.25, "mmd": 1.0}, judge="other")]
 
     def best(metric: str) -> str:
         return outcome.name_best(done, artifacts.comparison(done, {}, {}, metric), metric)
 
     assert best(METRIC) == "2 experiments; the best is b"
+    assert best("mmd") == "2 experiments; none is the best by mmd, not comparable: different judges"
     message = best("heldout_bits_per_dm")
     assert message == f"2 experiments; none has the metric 'heldout_bits_per_dm'. Did you mean {METRIC!r}?"
 
