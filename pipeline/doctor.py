@@ -89,7 +89,7 @@ def doctor() -> None:
     for name, finding in run_checks(root):
         errors += finding.level is Level.ERROR
         text = f"{finding.message}; {finding.remedy}" if finding.remedy else finding.message
-        print(f"{finding.level.value:6}{name:14}{hide_secrets(' '.join(text.split()))}", flush=True)
+        print(f"{finding.level.value:6}{name:14}{hide_secrets(' '.join(text.splitlines()))}", flush=True)
     if errors:
         raise DoctorError(f"a run would fail on this machine: see the lines above that begin with `error` ({errors})")
 

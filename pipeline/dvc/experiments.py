@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dvc.errors import DvcError, NoSuchFile
-from pipeline.dvc.git import folder_in_git, git, resolve_commit, run_git
+from pipeline.dvc.git import describe_refusal, folder_in_git, git, resolve_commit, run_git
 from pipeline.dvc.locks import config_lock
 from pipeline.dvc.repository import LOCK_FILE, read_dvc_yaml, without_progress_bars
 from stages.common import files
@@ -183,4 +183,5 @@ class Snapshot:
             raise
         except Exception as error:  # those of DVC, of Git's libraries and of each kind of remote
             reason = describe_os_error(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-            raise DvcError(f"{path} of {self.name} cannot be read: {one_line(reason, 500)}") from None
+            message = describe_refusal(reason) or f"{path} of {self.name} cannot be read: {one_line(reason, 500)}"
+            raise DvcError(message) from None

@@ -1,6 +1,9 @@
 """Git commands: the project's root, committed files and revisions."""
 
 import os
+import re
+import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +22,11 @@ def project_root(start: Path) -> Path:
 
 
 def find_root(start: Path) -> Path:
-    """The project's root. Raises `DvcError` if it is not in a Git repository with a commit: DVC saves runs in one."""
+    """The project's root.
+
+    Raises:
+      DvcError: it is not in a Git repository with a commit, in which DVC saves runs, or the repository is refused.
+    """
     root = project_root(start)
     result = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if result.returncode:
@@ -28,7 +35,38 @@ def find_root(start: Path) -> Path:
             f"{root} is not a Git repository with a commit ({reason}), and DVC saves runs in one: "
             "clone the project with Git, or run: git init && git add . && git commit -m start"
         )
+    _check_owner(root)
     return root
+
+
+def _check_owner(root: Path) -> None:
+    """Raise `DvcError` if the library with which DVC saves runs refuses the repository of another user.
+
+    It does not read the environment variables in which Git may have been told to trust it, and DVC calls it at the end
+    of a run.
+    """
+    import pygit2
+
+    try:
+        pygit2.Repository(str(root))
+    except pygit2.GitError as error:
+        if message := describe_refusal(str(error)):
+            raise DvcError(message) from None
+
+
+def describe_refusal(text: str) -> str | None:
+    """What to do if `text` says that a repository is refused because another user owns it; None if it does not.
+
+    Args:
+      text: what Git, or the library that DVC uses, has printed.
+    """
+    if match := re.search(r"git config --global --add safe\.directory .+", text):  # in any language
+        command = match[0]
+    elif match := re.search(r"repository path '(.+)' is not owned by current user", text):
+        command = f"git config --global --add safe.directory {shlex.quote(match[1].rstrip('/'))}"
+    else:
+        return None
+    return f"Git refuses this repository, because another user owns it. If you trust its files, run: {command}"
 
 
 def folder_in_git(root: Path) -> str:
@@ -54,6 +92,19 @@ def resolve_commit(root: Path, revision: str) -> str:
     return result.stdout.strip()
 
 
+def check_out(root: Path, commit: str, target: Path) -> None:
+    """Make a repository at `target` that reads the objects of the one at `root`, and check a commit out in it.
+
+    `git clone` would not do: it refuses the repository of another user even if Git trusts its folder.
+    """
+    run_git(root, "init", "--quiet", str(target))
+    source = root / run_git(root, "rev-parse", "--git-common-dir").removesuffix("\n")
+    (target / ".git" / "objects" / "info" / "alternates").write_bytes(os.fsencode(source.resolve() / "objects") + b"\n")
+    if (source / "shallow").exists():  # the commits whose parents are missing
+        shutil.copy(source / "shallow", target / ".git" / "shallow")
+    run_git(target, "checkout", "--quiet", "--detach", commit)
+
+
 def has_origin(root: Path) -> bool:
     """Whether the repository has a Git remote `origin`, to which experiments can be pushed."""
     return git(root, "remote", "get-url", "origin").returncode == 0
@@ -61,18 +112,19 @@ def has_origin(root: Path) -> bool:
 
 def changed_files(root: Path) -> set[str]:
     """The files of the project that differ from the last commit or are not in it, except for those that Git ignores."""
-    changed = run_git(root, "diff", "--name-only", "--relative", "-z", "HEAD", "--", ".")
     added = run_git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
-    return {path for path in (changed + added).split("\0") if path}
+    changed = run_git(root, "diff", "--name-only", "--relative", "-z", "HEAD", "--", ".")
+    return {path for path in (added + changed).split("\0") if path}
 
 
 def git(root: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a Git command in `root`, whatever its exit code, with additional environment variables.
 
-    Raises `DvcError` if Git is not installed.
+    Raises:
+      DvcError: Git is not installed, or it refuses a repository because another user owns it.
     """
     try:
-        return subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(root), *arguments],
             env={**os.environ, **NO_PROMPT, **(variables or {})},
             stdin=subprocess.DEVNULL,
@@ -82,6 +134,9 @@ def git(root: Path, *arguments: str, variables: Mapping[str, str] | None = None)
         )
     except FileNotFoundError:
         raise DvcError("git is not installed, and DVC saves runs in a Git repository") from None
+    if result.returncode and (refusal := describe_refusal(result.stderr)):
+        raise DvcError(refusal)
+    return result
 
 
 def run_git(root: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.dvc.cache import repair_cache, repair_lock, share_cache
 from pipeline.dvc.errors import DvcError, OutOfTime
 from pipeline.dvc.experiments import EXPERIMENT_REFS, experiment_commits, save_experiment
-from pipeline.dvc.git import NO_PROMPT, folder_in_git, git, run_git
+from pipeline.dvc.git import NO_PROMPT, check_out, describe_refusal, folder_in_git, git, run_git
 from pipeline.dvc.repository import remote
 from pipeline.subprocesses.supervisor import EchoFilter, LineCallback, Supervisor, TimedOut
 from stages.common import files
@@ -156,7 +156,8 @@ class Workspace:
         except TimedOut as error:
             raise OutOfTime(f"dvc {' '.join(arguments)}: {error}") from None
         if code:
-            raise DvcError(parser.error or f"dvc {' '.join(arguments)} ended with exit code {code}", parser.exit_code)
+            message = parser.error or f"dvc {' '.join(arguments)} ended with exit code {code}"
+            raise DvcError(describe_refusal(message) or message, parser.exit_code)
 
 
 class OutputParser:
@@ -242,10 +243,8 @@ def temporary_workspace(root: Path, name: str, variables: Mapping[str, str] | No
     folder = root / ".dvc" / "tmp" / "workspaces"
     with files.temporary_folder(folder, prefix=f"{name}-", stale="*") as temporary:
         checkout = temporary / "checkout"
-        top = run_git(root, "rev-parse", "--show-toplevel").removesuffix("\n")
-        run_git(root, "clone", "--quiet", "--shared", "--no-checkout", top, str(checkout))
         baseline = run_git(root, "rev-parse", "HEAD").strip()
-        run_git(checkout, "checkout", "--quiet", "--detach", baseline)
+        check_out(root, baseline, checkout)
         for key in ("user.name", "user.email"):
             if (value := git(root, "config", key).stdout.strip()) and value:
                 run_git(checkout, "config", key, value)
