@@ -78,7 +78,7 @@ def compare(revisions: Sequence[str]) -> None:
         temporary.write_text(page(experiments), encoding="utf-8")
     print(f"compared: {', '.join(names)}\ncomparison: {path}")
     for reason, metrics in incomparable_metrics(experiments).items():
-        print(f"not comparable: {', '.join(metrics)}: {reason}")
+        print(f"not comparable, because of {reason}: {', '.join(metrics)}")
 
 
 # --- Reading the experiments ---
@@ -144,11 +144,11 @@ def differing_settings(experiments: Sequence[ExperimentReport]) -> dict[str, lis
 
 
 def incomparable_metrics(experiments: Sequence[ExperimentReport]) -> dict[str, list[str]]:
-    """The metrics whose values cannot be compared, by the reason."""
+    """The metrics whose values cannot be compared, by the first reason."""
     metrics: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for experiment in experiments for key in experiment.metrics):
         if reasons := why_incomparable(key, [experiment.measured_with for experiment in experiments]):
-            metrics.setdefault(", ".join(reasons), []).append(key)
+            metrics.setdefault(reasons[0], []).append(key)
     return metrics
 
 

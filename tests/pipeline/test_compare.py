@@ -181,6 +181,7 @@ def experiment(name: str, seed: int, class_accuracy: float, **measured_with: Any
     [
         ({"heldout": "0"}, "different held-out drawings", ["class_accuracy", "ink", "recall"]),
         ({"judge": "0"}, "different judges", ["class_accuracy", "recall"]),
+        ({"judge": "0", "heldout": "0"}, "different held-out drawings", ["class_accuracy", "ink", "recall"]),
         ({"generated": 20}, "different numbers of generated drawings", ["recall"]),
         ({"judge": None}, "unknown judges", ["class_accuracy", "recall"]),
     ],
@@ -191,7 +192,7 @@ def test_values_that_were_measured_otherwise_are_not_marked(
     experiments = [experiment("a", 0, 0.5), experiment("b", 0, 0.75), experiment("c", 1, 0.25, **measured_with)]
     assert module.incomparable_metrics(experiments) == {reason: metrics}
     page = module.page(experiments)
-    assert page.count(f"<small>not comparable: {reason}</small>") == len(metrics)
+    assert page.count(f"<small>not comparable: {reason}") == len(metrics)
     assert page.count("<b>best</b>") == len({"class_accuracy", "recall"} - set(metrics)), "ink is alike in all"
     page = module.page(experiments[:2])
     assert page.count("<b>best</b>") == 2 and "not comparable" not in page
@@ -207,7 +208,7 @@ def test_the_command_says_what_is_not_comparable(
     module.compare(["a", "b"])
     assert capsys.readouterr().out == (
         f"compared: a, b\ncomparison: {tmp_path / 'reports/compare.html'}\n"
-        "not comparable: class_accuracy, recall: different judges\n"
+        "not comparable, because of different judges: class_accuracy, recall\n"
     )
 
 
