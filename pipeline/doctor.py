@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import unicodedata
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from pipeline import dvc, server
 from stages import params
 from stages.common import files
 from stages.common.cores import usable_cores
-from stages.common.errors import SettingsError, UserError
+from stages.common.errors import SettingsError, UserError, counted
 from stages.common.urls import hide_secrets
 
 # In seconds.
@@ -91,7 +92,8 @@ def doctor() -> None:
         text = f"{finding.message}; {finding.remedy}" if finding.remedy else finding.message
         print(f"{finding.level.value:6}{name:14}{hide_secrets(' '.join(text.splitlines()))}", flush=True)
     if errors:
-        raise DoctorError(f"a run would fail on this machine: see the lines above that begin with `error` ({errors})")
+        lines = "line above that begins" if errors == 1 else f"{errors} lines above that begin"
+        raise DoctorError(f"a run would fail on this machine: see the {lines} with `error`")
 
 
 def run_checks(root: Path) -> Iterator[tuple[str, Finding]]:
@@ -254,7 +256,7 @@ def why_no_gpu(cuda: bool, stderr: str) -> tuple[str, str]:
 def check_processor() -> Finding:
     """Report how many cores a run may use."""
     cores = usable_cores()
-    return Finding(Level.OK, f"{cores} core{'s' if cores > 1 else ''}, {platform.machine()}")
+    return Finding(Level.OK, f"{counted(cores, 'core')}, {platform.machine()}")
 
 
 def check_memory() -> Finding:
@@ -374,9 +376,14 @@ def check_mirror(values: dict[str, Any], root: Path) -> Finding:
     if not separator or scheme == "file":
         path = Path(unquote(urlsplit(address).path)) if separator else root / os.path.expanduser(address)
         return check_folder(path, [str(name) for name in classes])
-    if scheme in ("http", "https"):
-        return check_website(address, str(classes[0]))
-    return check_store(address, str(classes[0]))
+    check = check_website if scheme in ("http", "https") else check_store
+    finding, *others = (check(address, name) for name in _forms(str(classes[0])))
+    return next((other for other in others if other.level is Level.OK), finding)
+
+
+def _forms(name: str) -> list[str]:
+    """The two forms in which Unicode writes letters such as `é`: one for a name without such letters."""
+    return list(dict.fromkeys(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
 
 
 def check_folder(path: Path, classes: list[str]) -> Finding:
@@ -385,7 +392,7 @@ def check_folder(path: Path, classes: list[str]) -> Finding:
         message = f"{path} is not a folder" if path.exists() else f"the folder {path} does not exist"
         return Finding(Level.ERROR, message, USE_ANOTHER_MIRROR)
     filenames = {entry.name for entry in os.scandir(path) if entry.is_file()}
-    missing = [name for name in classes if f"{name}.npy" not in filenames]
+    missing = [name for name in classes if not any(f"{form}.npy" in filenames for form in _forms(name))]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         return Finding(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stages import command
 from stages.common import files
-from stages.common.errors import StageError
+from stages.common.errors import StageError, counted
 from stages.outputs.index import FOLDER, IMAGES, TABLE
 from stages.params import Params
 
@@ -58,7 +58,8 @@ def resolve_num_drawings(setting: int | Literal["all"], counts: Mapping[str, int
         return total
     if setting > total:
         print(
-            f"WARNING: num_drawings is {setting:,}, but the mirror has only {total:,} drawings: this run uses them all",
+            f"WARNING: num_drawings is {setting:,}, but the mirror has only {counted(total, 'drawing')}: this run uses "
+            "all that there are",
             file=sys.stderr,
             flush=True,
         )

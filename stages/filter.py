@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from stages import command
 from stages.common import files
-from stages.common.errors import StageError, list_names
+from stages.common.errors import StageError, counted, list_names
 from stages.outputs import index
 from stages.outputs.dataset import FOLDER, IMAGES, TABLE
 from stages.params import Params
@@ -81,9 +81,9 @@ def _explain_scarce(scarce: Mapping[str, int], listed: int, available: Mapping[s
         )
     if late := {name: count for name, count in scarce.items() if available.get(name, 0) > 1}:
         explanations.append(
-            f"the first {listed} drawings have {_list_counts(late)}; expected: at least 2 of each class; raise "
-            f"num_drawings (the {sum(available.values())} drawings of the mirror have "
-            f"{_list_counts({name: available[name] for name in late})})"
+            f"the index of {counted(listed, 'drawing')} has {_list_counts(late)}; expected: at least 2 of each class; "
+            f"raise num_drawings (the mirror has {_list_counts({name: available[name] for name in late})} in "
+            f"{counted(sum(available.values()), 'drawing')})"
         )
     return ". Also, ".join(explanations)
 

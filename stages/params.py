@@ -6,6 +6,8 @@ A stage receives a checked `Params` and reads its attributes. It does not start 
 import reprlib
 import types
 import typing
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -198,14 +200,24 @@ class Params(BaseModel):
             raise ValueError(f"the part after {scheme}:// is not an address; expected: {expected('mirror')}")
         return mirror
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _check_text(cls, classes: object) -> object:
+        """Reject names that YAML reads as numbers, for example: `007` and `7` would be the same class."""
+        if isinstance(classes, list | tuple) and not all(isinstance(name, str) for name in classes):
+            others = [name for name in classes if not isinstance(name, str)]
+            verb = "is" if len(others) == 1 else "are"
+            shown = one_line(", ".join(map(_display, others[:10])))
+            raise ValueError(f'{shown} {verb} not text; put such names in quotes, as in classes=["1", "2"]')
+        return classes
+
     @field_validator("classes")
     @classmethod
     def _check_classes(cls, classes: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        seen: set[str] = set()
-        for name in classes:
-            if check_name(name) in seen:
+        classes = tuple(map(check_name, classes))
+        for name, count in Counter(classes).items():
+            if count > 1:
                 raise ValueError(f"{one_line(repr(name))} is listed twice; list each class once")
-            seen.add(name)
         # Other mirrors may have other classes; filter checks those when it reads the mirror.
         published = info.data.get("mirror", "").rstrip("/") in (BUCKET, DOODLES)
         if published and (unknown := [name for name in classes if name not in labels()]):
@@ -260,6 +272,8 @@ def parse(text: str, source: str) -> dict[str, Any]:
         raise SettingsError(f"{source}: not YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise SettingsError(f"{source} contains no settings; expected: lines of the form `key: value`")
+    if isinstance(classes := values.get("classes"), list):  # one form of Unicode, whichever the editor has written
+        values["classes"] = [unicodedata.normalize("NFC", name) if isinstance(name, str) else name for name in classes]
     return values
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from stages import command
 from stages.common import device, files
 from stages.common.checkpoints import Checkpoint, Checkpoints, run_key
-from stages.common.errors import StageError
+from stages.common.errors import StageError, counted
 from stages.common.progress import progress
 from stages.outputs import dataset, model
 from stages.outputs.dataset import Drawings
@@ -205,8 +205,8 @@ def fit(
     """
     if not order.steps:
         raise StageError(
-            f"batch_size is {order.batch_size}, and {order.num_drawings} training drawings in {order.epochs} epochs do "
-            "not fill a batch; lower batch_size, or raise num_drawings"
+            f"batch_size is {order.batch_size}, and {counted(order.num_drawings, 'training drawing')} in "
+            f"{counted(order.epochs, 'epoch')} cannot fill a batch; lower batch_size, or raise num_drawings"
         )
     rows, training, heldout = np.flatnonzero(~data.heldout), data.where(~data.heldout), data.where(data.heldout)
     # Evenly spaced, so that the subset is representative even if the held-out drawings are sorted.

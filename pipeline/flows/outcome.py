@@ -16,7 +16,7 @@ from pipeline.flows import artifacts
 from pipeline.flows.artifacts import FinishedRun, SavedRun, StageRow
 from pipeline.run_settings import fingerprint
 from stages import params
-from stages.common.errors import UserError, describe_os_error, did_you_mean
+from stages.common.errors import UserError, counted, describe_os_error, did_you_mean
 from stages.reporting.metric_values import why_incomparable
 
 REPORTS_VARIABLE = "QUICKDRAW_REPORTS"  # the URL of the reports, with {name} or {hash} for those of a run
@@ -32,10 +32,10 @@ def name_best(done: list[FinishedRun], table: list[dict[str, Any]], metric: str)
     """
     known = {key for run in done for key in run.metrics}
     if metric not in known:
-        return f"{len(done)} experiments; none has the metric {metric!r}.{did_you_mean(metric, known)}"
+        return f"{counted(len(done), 'experiment')}; none has the metric {metric!r}.{did_you_mean(metric, known)}"
     if reasons := why_incomparable(metric, [run.metrics for run in done if metric in run.metrics]):
         return f"{len(done)} experiments; none is the best by {metric}, not comparable: {', '.join(reasons)}"
-    return f"{len(done)} experiments; the best is {table[0]['experiment']}"
+    return f"{counted(len(done), 'experiment')}; the best is {table[0]['experiment']}"
 
 
 def read_metrics(root: Path, revision: str | None = None) -> dict[str, Any]:

@@ -62,6 +62,11 @@ def one_line(text: object, max_length: int = 100) -> str:
     return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 drawing`, or `1,200 drawings`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def list_names(names: Collection[str], max_names: int = 30) -> str:
     """Return `'bee', 'cat' and 'sun'`: of many names, the first `max_names` and the number of the others."""
     shown = [one_line(repr(name)) for name in list(names)[:max_names]]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import NamedTuple
 
 from stages.common.errors import StageError, one_line
+from stages.quickdraw.labels import decomposed
 from stages.quickdraw.retry import RetryPolicy
 
 MAX_CONNECTIONS = 64  # at a latency of 20 ms, 3,000 requests a second: nearly the most that one core can send
@@ -43,6 +45,7 @@ class FileServer(ABC):
     def __init__(self, address: str, retry_policy: RetryPolicy) -> None:
         self.address = address.rstrip("/")
         self.retry_policy = retry_policy
+        self._decomposed: set[str] = set()  # the classes whose files have the other form of Unicode
 
     async def __aenter__(self) -> FileServer:
         return self
@@ -58,9 +61,22 @@ class FileServer(ABC):
     async def names(self) -> list[str]:
         """The names of the `.npy` files without the suffix; empty if the server lists no files."""
 
-    @abstractmethod
     async def read_head(self, name: str) -> FileHead | None:
-        """The head of a class's file, or None if the file does not exist."""
+        """The head of a class's file, or None if the file does not exist. Call this before `read` and `stream`."""
+        if name not in self._decomposed and decomposed(name) != name:
+            with suppress(AccessDenied):
+                if head := await self._read_head(name):
+                    return head
+            self._decomposed.add(name)
+        return await self._read_head(name)
+
+    def file_name(self, name: str) -> str:
+        """The name of a class's file."""
+        return f"{decomposed(name) if name in self._decomposed else name}.npy"
+
+    @abstractmethod
+    async def _read_head(self, name: str) -> FileHead | None:
+        """The head of the file `file_name(name)`, or None if it does not exist."""
 
     @abstractmethod
     async def read(self, name: str, start: int, stop: int, head: FileHead) -> bytes:

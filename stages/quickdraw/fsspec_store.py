@@ -41,7 +41,7 @@ class FsspecStore(FileServer):
 
     def display_url(self, name: str) -> str:
         """The URL of a class's file, unchanged."""
-        return f"{self.address}/{name}.npy"
+        return f"{self.address}/{self.file_name(name)}"
 
     async def names(self) -> list[str]:
         """The names of the `.npy` files that the store lists, without the suffix."""
@@ -49,7 +49,7 @@ class FsspecStore(FileServer):
         files = [str(path).rpartition("/")[2] for path in paths or ()]
         return sorted(file[: -len(".npy")] for file in files if file.endswith(".npy"))
 
-    async def read_head(self, name: str) -> FileHead | None:
+    async def _read_head(self, name: str) -> FileHead | None:
         """The head of a class's file, with the size and the version that the store reports."""
         path, url = self._file(name), self.display_url(name)
         info = await self._call(url, lambda: self._filesystem.info(path))
@@ -72,7 +72,7 @@ class FsspecStore(FileServer):
             yield await self._read_range(self.display_url(name), self._file(name), position, stop)
 
     def _file(self, name: str) -> str:
-        return f"{self._path}/{name}.npy"
+        return f"{self._path}/{self.file_name(name)}"
 
     async def _read_range(self, url: str, path: str, start: int, stop: int) -> bytes:
         if start == stop:

@@ -72,7 +72,7 @@ class HttpServer(FileServer):
 
     def display_url(self, name: str) -> str:
         """The URL of a class's file without user name, password and query."""
-        return f"{without_secrets(self.address)}/{name}.npy"
+        return f"{without_secrets(self.address)}/{self.file_name(name)}"
 
     async def names(self) -> list[str]:
         """The names of the `.npy` files linked from the page that many servers send for a folder."""
@@ -93,7 +93,7 @@ class HttpServer(FileServer):
                     names.add(file[: -len(".npy")])
         return sorted(names)
 
-    async def read_head(self, name: str) -> FileHead | None:
+    async def _read_head(self, name: str) -> FileHead | None:
         """Request the range at the start of a class's file. The response shows whether the server accepts ranges."""
         display_url = self.display_url(name)
         headers = _range_header(0, npy_header.MAX_HEADER_BYTES)
@@ -158,7 +158,7 @@ class HttpServer(FileServer):
         return urlunsplit((parts.scheme, parts.netloc, f"{parts.path}/{file}", parts.query, ""))
 
     def _file_url(self, name: str) -> str:
-        return self._url(quote(f"{name}.npy"))
+        return self._url(quote(self.file_name(name)))
 
     @asynccontextmanager
     async def _request(

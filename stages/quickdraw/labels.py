@@ -6,6 +6,7 @@ TensorFlow, which takes seconds.
 
 import functools
 import importlib.util
+import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -53,15 +54,34 @@ def numbered(classes: Iterable[str]) -> dict[str, int]:
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it can name a class: it must be one line of text, and a valid file name on any system.
+    """Return the name of a class in Unicode's composed form (NFC): macOS and other systems write `é` differently.
 
     Raises:
-      ValueError: it cannot name a class.
+      ValueError: it cannot name a class, as it is not one line of text, or not a valid file name on any system.
     """
+    name = unicodedata.normalize("NFC", name)
     printable = name.isprintable() and name == name.strip()
     if not name or not printable or name.startswith(".") or set(name) & set('/\\:*?"<>|') or len(name.encode()) > 200:
         raise ValueError(f"{one_line(repr(name))} cannot be the name of a class, which must be a valid file name")
     return name
+
+
+def decomposed(name: str) -> str:
+    """The name of a class in Unicode's decomposed form (NFD), which files from macOS can have."""
+    return unicodedata.normalize("NFD", name)
+
+
+def files_by_class(stems: Iterable[str]) -> dict[str, str]:
+    """The files of a mirror by class, each without `.npy`.
+
+    Raises:
+      ValueError: a file cannot name a class, or two files name the same class.
+    """
+    by_class: dict[str, str] = {}
+    for stem in stems:
+        if by_class.setdefault(name := check_name(stem), stem) != stem:
+            raise ValueError(f"{one_line(repr(name))} has two files, in two forms of Unicode; delete one of them")
+    return by_class
 
 
 def explain_unknown(names: Collection[str], known: Iterable[str], owner: str) -> str:

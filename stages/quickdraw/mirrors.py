@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stages.common.errors import StageError
+from stages.common.errors import StageError, counted
 from stages.quickdraw import npy_header
-from stages.quickdraw.labels import check_name, numbered
+from stages.quickdraw.labels import decomposed, files_by_class, numbered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,8 +68,8 @@ class Folder(Mirror):
     def counts(self) -> dict[str, int]:
         """The number of drawings of each class, read from the header of each file."""
         try:
-            files = [entry.name for entry in os.scandir(self.path) if entry.name.endswith(".npy")]
-            names = [check_name(file[: -len(".npy")]) for file in files]
+            files = [file for file in os.listdir(self.path) if file.endswith(".npy")]
+            names = files_by_class(file[: -len(".npy")] for file in files)
         except FileNotFoundError:
             raise StageError(f"mirror: the folder {self.path} does not exist") from None
         except NotADirectoryError:
@@ -103,7 +103,8 @@ class Folder(Mirror):
         return np.frombuffer(content, np.uint8, offset=header.offset).reshape(header.rows, npy_header.PIXELS)
 
     def _file(self, name: str) -> Path:
-        return self.path / f"{name}.npy"
+        path, other = (self.path / f"{stem}.npy" for stem in (name, decomposed(name)))
+        return other if other.exists() and not path.exists() else path
 
     def _header(self, name: str) -> npy_header.Header:
         path = self._file(name)
@@ -147,7 +148,7 @@ def check_rows(what: str, rows: Rows, count: int) -> None:
     for row in (int(rows.max(initial=0)), int(rows.min(initial=0))):
         if len(rows) and not 0 <= row < count:
             raise StageError(
-                f"{what} holds {count:,} drawings, and row {row} was requested: the file has changed since "
+                f"{what} holds {counted(count, 'drawing')}, and row {row} was requested: the file has changed since "
                 "extract ran, or the index is damaged; run the stage extract again"
             )
 

@@ -8,7 +8,7 @@ import re
 import struct
 from typing import NamedTuple
 
-from stages.common.errors import one_line
+from stages.common.errors import counted, one_line
 from stages.quickdraw import SIDE
 
 PIXELS = SIDE * SIDE
@@ -72,7 +72,7 @@ def parse(start: bytes, size: int) -> Header:
     if header.size != size:
         fault = "is cut short" if size < header.size else "is too long"
         raise ValueError(
-            f"{fault}: {size:,} bytes, where its header says {header.rows:,} drawings, {header.size:,} bytes"
+            f"{fault}: {size:,} bytes, where its header says {counted(header.rows, 'drawing')}, {header.size:,} bytes"
         )
     if header.rows > 2**31 - 1:
         raise ValueError(f"holds {header.rows:,} drawings; the maximum supported is 2**31 - 1")

@@ -27,7 +27,7 @@ from stages.quickdraw import npy_header, row_cache
 from stages.quickdraw.file_server import MAX_CONNECTIONS, AccessDenied, FileHead, FileServer
 from stages.quickdraw.fsspec_store import FsspecStore
 from stages.quickdraw.http import HttpServer
-from stages.quickdraw.labels import BUCKET, PublishedFile, check_name, labels, numbered, published
+from stages.quickdraw.labels import BUCKET, PublishedFile, files_by_class, labels, numbered, published
 from stages.quickdraw.mirrors import Mirror, Pixels, Rows, check_rows
 from stages.quickdraw.retry import Retrier, RetryableError, RetryPolicy, with_deadline
 
@@ -128,7 +128,7 @@ class Remote(Mirror):
 
             async def count_all() -> dict[str, int | None]:
                 try:
-                    names = list(map(check_name, await retrier.call(server.names))) or labels()
+                    names = list(files_by_class(await retrier.call(server.names))) or labels()
                 except ValueError as error:
                     raise StageError(str(error)) from None
                 return dict(zip(names, await asyncio.gather(*map(count_class, names)), strict=True))

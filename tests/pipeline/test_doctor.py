@@ -18,7 +18,7 @@ import pytest
 
 from pipeline import doctor, dvc, server
 from pipeline.__main__ import main
-from pipeline.doctor import Level
+from pipeline.doctor import Finding, Level
 from stages.common.urls import hide_secrets
 from stages.params import Params
 from tests import fake_project
@@ -182,6 +182,25 @@ def test_a_problem_is_an_error_and_the_other_checks_still_run(
         "no repository": {"DVC", "DVC's cache"},
     }
     assert failed_checks(findings) - {name} <= consequences.get(problem, set()), findings
+
+
+@pytest.mark.parametrize(("errors", "lines"), [(1, "the line above that begins"), (3, "the 3 lines above that begin")])
+def test_the_last_line_says_where_to_look(
+    root: Path, errors: int, lines: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "run_checks", lambda root: [("disk", Finding(Level.ERROR, "full"))] * errors)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == f"error: a run would fail on this machine: see {lines} with `error`\n"
+
+
+@pytest.mark.parametrize(("setting", "file"), [("\u00e9clair", "e\u0301clair"), ("e\u0301clair", "\u00e9clair")])
+def test_a_file_in_the_other_form_of_unicode_is_found(
+    root: Path, setting: str, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "drawings").mkdir()
+    (root / "drawings" / f"{file}.npy").touch()
+    with_settings(mirror="drawings", classes=[setting])(root)
+    assert run_doctor(capsys)[1]["mirror"] == ("ok", f"{root / 'drawings'} has a file of each class")
 
 
 @pytest.mark.parametrize("path", ["file/below", "/proc/none"])
@@ -405,9 +424,7 @@ def test_the_command_in_a_new_process(root: Path, full_run: Params) -> None:
     assert re.search(
         r"^error TensorFlow +TensorFlow 2.21.+ finds no GPU, but device is gpu", process.stdout, re.MULTILINE
     )
-    assert process.stderr == (
-        "error: a run would fail on this machine: see the lines above that begin with `error` (1)\n"
-    )
+    assert process.stderr == ("error: a run would fail on this machine: see the line above that begins with `error`\n")
 
 
 @pytest.mark.slow

@@ -44,8 +44,11 @@ def test_the_index_has_one_row_per_drawing_in_order(settings: Params) -> None:
     [
         ("all", ""),
         (460, ""),
-        (461, "WARNING: num_drawings is 461, but the mirror has only 460 drawings: this run uses them all\n"),
-        (40_000, "WARNING: num_drawings is 40,000, but the mirror has only 460 drawings: this run uses them all\n"),
+        (461, "WARNING: num_drawings is 461, but the mirror has only 460 drawings: this run uses all that there are\n"),
+        (
+            40_000,
+            "WARNING: num_drawings is 40,000, but the mirror has only 460 drawings: this run uses all that there are\n",
+        ),
     ],
 )
 def test_a_mirror_with_fewer_drawings_gives_all_of_them(

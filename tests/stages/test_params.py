@@ -10,6 +10,7 @@ from stages.params import Params
 from stages.quickdraw.labels import BUCKET
 from tests.settings import FULL, ROOT
 
+NOT_TEXT = 'not text; put such names in quotes, as in classes=["1", "2"]'
 INVALID_ADDRESS = "mirror: the part after {}:// is not an address; expected: a URL, a folder, or doodles"
 
 
@@ -83,7 +84,11 @@ def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
         ({"mirror": "file:///a%00b"}, INVALID_ADDRESS.format("file")),
         ({"classes": []}, "classes is empty; expected: a list of one or more class names"),
         ({"classes": "bee"}, "classes is 'bee'; expected: a list of one or more class names"),
-        ({"classes": ["bee", 5]}, "classes, entry 2, is 5; expected: a list of one or more class names"),
+        ({"classes": ["bee", 5]}, f"classes: 5 is {NOT_TEXT}"),
+        ({"classes": [1, 2]}, f"classes: 1, 2 are {NOT_TEXT}"),
+        ({"classes": [True, None, 1.5, "bee", ["sun"]]}, f"classes: True, None, 1.5, ['sun'] are {NOT_TEXT}"),
+        ({"mirror": "mine", "classes": ["\u00e9clair", "e\u0301clair"]}, "classes: '\u00e9clair' is listed twice; "
+                                                                         "list each class once"),
         ({"classes": ["bee", "sun", "bee"]}, "classes: 'bee' is listed twice; list each class once"),
         ({"classes": ["../bee"]}, "classes: '../bee' cannot be the name of a class, which must be a valid file name"),
         ({"mirror": "mine", "classes": ["my:dog"]}, "classes: 'my:dog' cannot be the name of a class, which must "
@@ -135,6 +140,15 @@ def test_a_whole_number_can_have_an_exponent() -> None:
 
 def test_all_drawings_of_the_mirror() -> None:
     assert params.check(FULL | {"num_drawings": "all"}, "").num_drawings == "all"
+
+
+def test_class_names_have_one_form_of_unicode() -> None:
+    decomposed, composed = "e\u0301clair", "\u00e9clair"
+    assert params.check(FULL | {"mirror": "mine", "classes": [decomposed]}, "").classes == (composed,)
+    assert params.parse(f"mirror: {decomposed}\nclasses: [{decomposed}, 1]", "") == {
+        "mirror": decomposed,  # a folder has the name that it has
+        "classes": [composed, 1],
+    }
 
 
 def test_a_folder_can_have_other_classes() -> None:

@@ -58,7 +58,7 @@ def test_doctor_passes_on_git_s_remedy(root: Path, monkeypatch: pytest.MonkeyPat
 
 READS: list[Callable[[Path], object]] = [
     dvc.has_origin,
-    dvc.is_committed,
+    dvc.changed_files,
     dvc.list_experiments,
     lambda root: dvc.read_committed(root, "params.yaml"),
     lambda root: dvc.resolve_commit(root, "HEAD"),

@@ -441,6 +441,8 @@ def test_the_message_of_a_sweep_names_the_best_or_an_unknown_metric() -> None:
 
     assert best(METRIC) == "2 experiments; the best is b"
     assert best("mmd") == "2 experiments; none is the best by mmd, not comparable: different judges"
+    one = [FinishedRun("a", {METRIC: 1.5})]
+    assert outcome.name_best(one, artifacts.comparison(one, {}, {}, METRIC), METRIC) == "1 experiment; the best is a"
     message = best("heldout_bits_per_dm")
     assert message == f"2 experiments; none has the metric 'heldout_bits_per_dm'. Did you mean {METRIC!r}?"
 

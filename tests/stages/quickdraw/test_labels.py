@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from stages.quickdraw.labels import check_name, explain_unknown, labels, numbered, published
+from stages.quickdraw.labels import check_name, explain_unknown, files_by_class, labels, numbered, published
 
 
 def test_labels_are_line_numbers() -> None:
@@ -26,6 +26,13 @@ def test_the_bucket_has_a_file_of_whole_drawings_for_every_class() -> None:
 def test_unpublished_classes_get_labels_after_the_published_ones() -> None:
     class_labels = numbered(["zorro", "bee", "abacus", "aircraft carrier"])
     assert list(class_labels.items()) == [("aircraft carrier", 0), ("bee", 26), ("abacus", 345), ("zorro", 346)]
+
+
+def test_a_class_name_has_one_form_of_unicode() -> None:
+    assert check_name("e\u0301clair") == check_name("\u00e9clair") == "\u00e9clair"
+    assert files_by_class(["bee", "e\u0301clair"]) == {"bee": "bee", "\u00e9clair": "e\u0301clair"}
+    with pytest.raises(ValueError, match=r"^'\u00e9clair' has two files, in two forms of Unicode; delete one"):
+        files_by_class(["\u00e9clair", "e\u0301clair"])
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\nb", " bee", "x" * 201, "*", "a\x00", "\udcff"])

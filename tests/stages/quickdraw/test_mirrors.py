@@ -28,6 +28,16 @@ def test_pixels_are_in_the_order_of_the_drawings(tmp_path: Path) -> None:
     assert np.array_equal(pixels, [noise(name, COUNTS[name])[row] for name, row in zip(names, rows, strict=True)])
 
 
+@pytest.mark.parametrize("file", ["\u00e9clair", "e\u0301clair"])
+def test_a_file_can_be_named_in_either_form_of_unicode(tmp_path: Path, file: str) -> None:
+    name = "\u00e9clair"
+    np.save(tmp_path / f"{file}.npy", noise(name, 5))
+    mirror = mirrors.Folder(tmp_path)
+    assert mirror.counts() == {name: 5}
+    pixels = mirror.pixels(pd.DataFrame({"name": pd.Categorical([name] * 2), "row": [4, 0]}))
+    assert np.array_equal(pixels, noise(name, 5)[[4, 0]])
+
+
 def test_doodles_are_a_mirror() -> None:
     mirror = sources.open_mirror("doodles", Path())
     counts = mirror.counts()

@@ -108,6 +108,27 @@ def test_drawings_are_counted_with_and_without_a_list_of_files(folder: Path) -> 
         assert len(server.requests) == 346, "expected: one request for the list and one for each class"
 
 
+@pytest.mark.parametrize("file", ["\u00e9clair", "e\u0301clair"])
+@pytest.mark.parametrize("denies", [False, True])
+def test_a_file_can_be_named_in_either_form_of_unicode(tmp_path: Path, strategy: str, file: str, denies: bool) -> None:
+    def refuse(request: Request, answer: Answer) -> None:
+        if denies and answer.status == 404:
+            forbidden(answer)
+
+    name = "\u00e9clair"
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    np.save(folder / f"{file}.npy", noise(name, 5))
+    with serve(folder, refuse) as server:
+        server.listing = True
+        assert open_mirror(server).counts() == {name: 5}
+        remote_mirror = open_mirror(server)  # as in another stage, which does not count the drawings
+        remote_mirror.fetch({name: np.array([0, 4], np.int32)})
+        out = np.zeros((2, 784), np.uint8)
+        remote_mirror.read_rows(name, np.array([4, 0], np.int32), out)
+        assert np.array_equal(out, noise(name, 5)[[4, 0]])
+
+
 def test_a_store_that_denies_access_to_missing_files(folder: Path) -> None:
     def refuse(request: Request, answer: Answer) -> None:
         if answer.status == 404:
