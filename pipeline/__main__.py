@@ -58,7 +58,13 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--port", type=int, default=4200, help="the server's port on 127.0.0.1; default: 4200")
     command.add_argument("--schedules", action="store_true", help="enable the schedules of prefect.yaml")
-    command.set_defaults(execute=lambda arguments: serve(arguments.port, arguments.schedules))
+    command.add_argument(
+        "--mirror",
+        metavar="MIRROR",
+        help="where the drawings of the deployments come from, unless a form says otherwise: as for `run`; "
+        "default: the mirror of the committed params.yaml",
+    )
+    command.set_defaults(execute=lambda arguments: serve(arguments.port, arguments.schedules, arguments.mirror))
 
     command = commands.add_parser(
         "verify",

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dvc
+from pipeline.run_settings import resolve_source
 from pipeline.server import server_answers
 from pipeline.subprocesses.supervisor import Stopped, Supervisor, exit_on_signals
 from stages.common import files
 from stages.common.errors import UserError
+from stages.params import DOODLES
 
 READY_TIMEOUT = 180.0  # seconds for the server, the worker and the deployments to become ready, each
 MAX_OUTPUT_LINES = 21  # of a command's output, shown if it fails
@@ -24,21 +26,28 @@ class ServeError(UserError):
     """Prefect cannot be started, or one of its commands failed."""
 
 
-def serve(port: int, schedules: bool) -> None:
+def serve(port: int, schedules: bool, mirror: str | None = None) -> None:
     """Serve until interrupted. The worker runs flows in this checkout, one at a time.
 
     Args:
       port: of the server, which listens on 127.0.0.1 only.
       schedules: whether the schedules of prefect.yaml start runs.
+      mirror: the default source of the deployments' drawings: a URL, `doodles`, `auto`, or a folder relative to the
+        current one. None for the mirror of the committed params.yaml.
 
     Raises:
-      ServeError: the port is in use, prefect.yaml cannot be served, or a command of Prefect failed.
+      ServeError: the port is in use, the folder does not exist, prefect.yaml cannot be served, or a command of Prefect
+        failed.
     """
     root = dvc.find_root(Path.cwd())
     address = f"http://127.0.0.1:{port}"
     if server_answers(f"{address}/api"):
         raise ServeError(f"a server already runs at {address}: choose another port with --port")
-    pool = write_deployments(root, root / DEPLOYMENTS, schedules)
+    if mirror is not None:
+        mirror = resolve_source(mirror, Path.cwd(), root)
+        if mirror != DOODLES and "://" not in mirror and not (root / mirror).is_dir():
+            raise ServeError(f"--mirror: the folder {root / mirror} does not exist")
+    pool = write_deployments(root, root / DEPLOYMENTS, schedules, mirror)
 
     variables = dvc.environment(root) | {
         "PREFECT_API_URL": f"{address}/api",
@@ -76,13 +85,14 @@ def stop_services(services: Iterable["_Service"]) -> None:
         service.stop()
 
 
-def write_deployments(root: Path, path: Path, schedules: bool) -> str:
+def write_deployments(root: Path, path: Path, schedules: bool, mirror: str | None = None) -> str:
     """Write a copy of prefect.yaml whose deployments run in this checkout.
 
     Args:
       root: the checkout, which contains prefect.yaml.
       path: of the copy, written atomically.
       schedules: whether the schedules of the deployments are active.
+      mirror: the default of the setting `mirror`, for each deployment that runs a profile; None for the profile's.
 
     Returns:
       The name of the work pool that all deployments use.
@@ -98,6 +108,9 @@ def write_deployments(root: Path, path: Path, schedules: bool) -> str:
     for deployment in document["deployments"]:
         for schedule in deployment.get("schedules", []):
             schedule["active"] = schedules
+        parameters = deployment.get("parameters", {})
+        if mirror is not None and "profile" in parameters:
+            parameters["settings"] = {"mirror": mirror} | parameters.get("settings", {})
     pools = sorted({str(deployment["work_pool"]["name"]) for deployment in document["deployments"]})
     if len(pools) != 1:
         raise ServeError(f"prefect.yaml names {len(pools)} work pools ({', '.join(pools)}); expected: one")

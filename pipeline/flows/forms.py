@@ -1,21 +1,62 @@
 """The types of the flows' parameters, from the schema of the settings. Prefect's forms and server check them."""
 
+import contextlib
+import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
+from pipeline import dvc
 from pipeline.run_settings import profiles
-from stages.common.errors import did_you_mean
+from stages import params
+from stages.common.errors import UserError, did_you_mean
+from stages.common.urls import hide_secrets
 from stages.params import Params
+from stages.reporting.html import format_setting
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST = ("mirror", "classes", "num_drawings")  # the settings that people change most, at the top of a form
 
 
-def _without_default(schema: dict[str, Any]) -> None:
-    """Remove the default: a form then starts empty and does not send the fields that are left empty."""
-    schema.pop("default", None)
+@functools.cache
+def _values_by_profile() -> dict[str, dict[str, Any]]:
+    """The settings of each profile. Without the repository, as in an image of Docker: only its own changes."""
+    committed: dict[str, Any] = {}
+    with contextlib.suppress(UserError):
+        committed = params.parse(dvc.read_committed(ROOT, "params.yaml"), "params.yaml as committed")
+    return {name: committed | changes for name, changes in profiles().items()}
+
+
+def describe_values(key: str) -> str:
+    """The value of a setting in each profile: `Profiles: 500000 (full, post), 40000 (quick, laptop).`"""
+    names: dict[str, list[str]] = {}
+    for profile, values in _values_by_profile().items():
+        if key in values:
+            names.setdefault(hide_secrets(format_setting(values[key])), []).append(profile)
+    if len(names) == 1 and len(*names.values()) == len(profiles()):
+        return f"All profiles: {next(iter(names))}."
+    values_of_profiles = [f"{value} ({', '.join(of)})" for value, of in names.items()]
+    return f"Profiles: {', '.join(values_of_profiles)}." if names else ""
+
+
+def _as_form(schema: dict[str, Any]) -> None:
+    """Adapt the schema of the settings to a form.
+
+    A field without a default starts empty, and is not sent if it stays empty. Its description says which value that is.
+    The positions order the fields, as the server does not keep the order of the schema.
+    """
+    properties = schema["properties"]
+    for position, key in enumerate([*FIRST, *(key for key in properties if key not in FIRST)]):
+        properties[key].pop("default", None)
+        properties[key]["description"] = f"{properties[key]['description']} {describe_values(key)}".strip()
+        properties[key]["position"] = position
 
 
 class Settings(Params):
     """Changes to the settings of a profile. Settings left empty keep the profile's value."""
+
+    model_config = ConfigDict(json_schema_extra=_as_form)
 
     def changes(self) -> dict[str, Any]:
         """The settings that were given, with their values as in params.yaml."""
@@ -24,7 +65,6 @@ class Settings(Params):
 
 for _field in Settings.model_fields.values():
     _field.default = "" if _field.annotation is str else None  # never used: `changes` returns only the given values
-    _field.json_schema_extra = _without_default
 Settings.model_rebuild(force=True)
 
 
@@ -36,11 +76,11 @@ else:
     Grid = create_model(
         "Grid",
         __doc__="The values to try for each setting. Every combination of them is an experiment.",
-        __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False),
+        __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=_as_form),
         **{
             name: (
                 list[field.rebuild_annotation()],
-                Field(default=None, min_length=1, description=field.description, json_schema_extra=_without_default),
+                Field(default=None, min_length=1, description=field.description),
             )
             for name, field in Params.model_fields.items()
         },

@@ -10,6 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import serve
+from pipeline.__main__ import main
+from tests import fake_project
 from tests.settings import ROOT
 
 PREFECT: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")
@@ -50,6 +52,25 @@ def test_served_deployments_run_in_the_current_checkout(tmp_path: Path, schedule
     assert [new["name"] for new in served["deployments"]] == [deployment["name"] for deployment in DEPLOYMENTS]
     for deployment in served["deployments"]:
         assert all(schedule["active"] is schedules for schedule in deployment.get("schedules", []))
+
+
+def test_served_deployments_of_profiles_have_the_given_mirror(tmp_path: Path) -> None:
+    serve.write_deployments(ROOT, tmp_path / "prefect.yaml", True, "../my drawings")
+    for deployment in json.loads((tmp_path / "prefect.yaml").read_text())["deployments"]:
+        runs_a_profile = deployment["name"] != "workspace"
+        settings = {"settings": {"mirror": "../my drawings"}} if runs_a_profile else {}
+        assert deployment.get("parameters", {}).items() >= settings.items()
+        assert ("settings" in deployment.get("parameters", {})) is runs_a_profile
+        test_the_flow_of_a_deployment_accepts_its_parameters(deployment)
+
+
+def test_serving_a_folder_that_does_not_exist_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_project.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["serve", "--port", "9", "--mirror", "nowhere"]) == 1
+    assert capsys.readouterr().err == f"error: --mirror: the folder {tmp_path / 'nowhere'} does not exist\n"
 
 
 def test_serving_several_work_pools_is_an_error(tmp_path: Path) -> None:

@@ -1,20 +1,29 @@
 """The parameters of the flows: the schema that forms show and the server checks."""
 
+import re
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.flows.forms import Grid, Settings
+from pipeline.run_settings import profiles
 from stages.params import Params
+from stages.reporting.html import format_setting
 from tests.settings import FULL
 
 PROPERTIES: dict[str, Any] = Params.model_json_schema()["properties"]
 
 
+def plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a field without what only forms have."""
+    description = re.sub(r" (All profiles|Profiles): .+", "", schema["description"])
+    return {key: value for key, value in schema.items() if key != "position"} | {"description": description}
+
+
 def test_a_form_has_every_setting_with_its_bounds_and_description_and_none_is_required() -> None:
     schema = Settings.model_json_schema()
-    assert schema["properties"] == PROPERTIES
+    assert {key: plain(field) for key, field in schema["properties"].items()} == PROPERTIES
     assert "required" not in schema
     assert schema["additionalProperties"] is False
 
@@ -23,7 +32,29 @@ def test_a_grid_has_a_list_for_every_setting() -> None:
     for key, schema in Grid.model_json_schema()["properties"].items():
         item_schema = {name: value for name, value in PROPERTIES[key].items() if name not in ("title", "description")}
         assert schema["items"] == item_schema
-        assert (schema["description"], schema["minItems"]) == (PROPERTIES[key]["description"], 1)
+        assert (plain(schema)["description"], schema["minItems"]) == (PROPERTIES[key]["description"], 1)
+
+
+@pytest.mark.parametrize("form", [Settings, Grid])
+def test_a_field_says_the_value_of_each_profile(form: type[BaseModel]) -> None:
+    fields = form.model_json_schema()["properties"]
+    assert fields["num_drawings"]["description"].endswith(" Profiles: 500000 (full, post), 40000 (quick, laptop).")
+    assert fields["holdout"]["description"].endswith(" All profiles: 0.1.")
+    assert fields["prefetch"]["description"].endswith(" All profiles: false.")
+    assert fields["classes"]["description"].endswith(f" All profiles: {', '.join(FULL['classes'])}.")
+    for key, field in fields.items():
+        for profile, changes in profiles().items():
+            value = format_setting((FULL | changes)[key])
+            assert re.search(
+                rf"All profiles: {re.escape(value)}\.|[ :]{re.escape(value)} \([^)]*\b{profile}\b", field["description"]
+            )
+
+
+@pytest.mark.parametrize("form", [Settings, Grid])
+def test_what_people_change_most_is_at_the_top(form: type[BaseModel]) -> None:
+    fields = form.model_json_schema()["properties"]
+    order = sorted(fields, key=lambda key: fields[key]["position"])
+    assert order == ["mirror", "classes", "num_drawings", *(key for key in FULL if key not in order[:3])]
 
 
 def test_the_settings_of_a_run_remain_required() -> None:
