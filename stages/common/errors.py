@@ -1,6 +1,7 @@
 """Errors that the user can fix, each printed as one line. Any other exception is a bug."""
 
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterable
 from typing import ClassVar
@@ -33,6 +34,8 @@ def reporting_errors(function: Callable[[], object]) -> int:
       0 for success, `exit_code` for a `UserError`, 1 for an `OSError`, and 130 for an interrupt. Other exceptions are
       raised.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while the modules were loaded
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         function()
     except KeyboardInterrupt:

@@ -1,4 +1,8 @@
 import errno
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +126,17 @@ def test_a_full_disk_is_one_line_with_the_file_name(capfd: pytest.CaptureFixture
 
     assert command.run(main, "doc", []) == 1
     assert capfd.readouterr().err == "error: data/images.npy: No space left on device\n"
+
+
+@pytest.mark.parametrize("module", ["stages.extract", "stages.train", "pipeline"])
+def test_an_interrupt_while_modules_load_prints_no_traceback(module: str, tmp_path: Path) -> None:
+    """It comes when the first of them is imported."""
+    (tmp_path / "pydantic.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", module],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{settings.ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
