@@ -87,7 +87,7 @@ def compare(revisions: Sequence[str]) -> None:
 def read(root: Path, name: str) -> ExperimentReport:
     """Read the settings, metrics and drawings of a revision."""
     snapshot = dvc.Snapshot(root, None if name == WORKSPACE else name)
-    settings = params.parse(snapshot.read("params.yaml").decode("utf-8"), f"params.yaml of {name}")
+    settings = params.parse(snapshot.read_text("params.yaml"), f"params.yaml of {name}")
     sheets = {Path(path).name.partition("_")[0]: path for path in snapshot.list(SHEETS)}
     try:
         metrics, better = overall(snapshot)
@@ -120,7 +120,7 @@ def overall(snapshot: dvc.Snapshot) -> tuple[dict[str, MetricValue], dict[str, s
 
 
 def _table(snapshot: dvc.Snapshot, path: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(snapshot.read(path).decode("utf-8"), newline="")))
+    return list(csv.DictReader(io.StringIO(snapshot.read_text(path), newline="")))
 
 
 def shown_drawings(sheet: bytes) -> tuple[list[str], list[str]]:

@@ -165,6 +165,13 @@ class Snapshot:
         with self._translate_errors(path):
             return bytes(self._files.read_bytes(path))
 
+    def read_text(self, path: str) -> str:
+        """The text of a file in UTF-8."""
+        try:
+            return self.read(path).decode("utf-8")
+        except UnicodeDecodeError:
+            raise DvcError(f"{path} of {self.name} is not a text in UTF-8") from None
+
     @contextlib.contextmanager
     def _translate_errors(self, path: str) -> Iterator[None]:
         from dvc.scm import RevError

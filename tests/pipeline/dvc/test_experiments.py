@@ -121,6 +121,12 @@ def test_a_damaged_list_of_a_folder_in_the_cache_is_an_error(root: Path) -> None
     assert not isinstance(caught.value, dvc.NoSuchFile)
 
 
+def test_a_file_that_is_no_text_is_an_error(root: Path) -> None:
+    (root / "params.yaml").write_bytes(b"seed: \xff\n")
+    with pytest.raises(dvc.DvcError, match=r"^params\.yaml of the workspace is not a text in UTF-8$"):
+        dvc.Snapshot(root, None).read_text("params.yaml")
+
+
 def test_a_temporary_workspace_is_the_project_in_its_clone(root: Path) -> None:
     with dvc.temporary_workspace(root, "trial") as workspace:
         assert workspace.root != root
