@@ -48,7 +48,6 @@ SUMMARY_METRICS = ("heldout_bits_per_dim", "class_accuracy", "mmd")
 
 METRICS_COLUMNS = ("metric", "label", "name", "value", "low", "high", "reference", "better")
 
-BATCH_SIZE = 64  # the results do not depend on it
 LABEL_ACCURACY_DRAWINGS = 160  # or one per class if there are more classes; the model scores each under every label
 TRAINING_DRAWINGS = 400
 TOP_PREDICTIONS = 3  # the judge's likeliest classes to store per drawing
@@ -128,28 +127,12 @@ def main(settings: Params) -> None:
 
 def bits_by_pixel(trained: model.Model, data: Drawings) -> npt.NDArray[np.float64]:
     """-log2 of the probability of each pixel of drawings given their class, (N, 28, 28)."""
-    import tensorflow as tf
+    from stages.pixelcnn import network
+    from stages.pixelcnn.likelihood import PixelBits
 
-    from stages.pixelcnn import likelihood, network
-
-    config = trained.config
-    weights = network.kernels(config, trained.weights)
-    condition = trained.condition(data.labels)
-
-    @tf.function(autograph=False)
-    def log_prob(images: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        values = tf.cast(images, tf.float32)
-        mixture = network.forward(config, weights, likelihood.scale_pixels(config, values), condition)
-        return likelihood.pixel_log_prob(config, mixture, values)
-
-    batches = []
+    measure = PixelBits(trained.config, network.kernels(trained.config, trained.weights))
     with progress("evaluate", len(data.labels), "drawings") as add:
-        for start in range(0, len(data.labels), BATCH_SIZE):
-            # The last batch is padded with copies of the last drawing, so that one traced graph serves all batches.
-            rows = np.minimum(np.arange(start, start + BATCH_SIZE), len(data.labels) - 1)
-            batches.append(log_prob(tf.constant(data.images[rows]), tf.constant(condition[rows])).numpy())
-            add(min(BATCH_SIZE, len(data.labels) - start))
-    return -np.concatenate(batches)[: len(data.labels)].astype(np.float64) / math.log(2)
+        return measure(data.images, trained.condition(data.labels), add)
 
 
 def own_label_is_likeliest(trained: model.Model, drawings: Drawings) -> npt.NDArray[np.bool_]:

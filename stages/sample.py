@@ -3,6 +3,7 @@
 reads    data/train/
 writes   data/sample/samples.npy   (classes, samples, 28, 28, 1) uint8, classes in the order of the model;
                                     samples is the larger of samples_per_class and eval_samples_per_class
+         data/sample/settings.json  the seed, the temperature and the guidance
 caches   checkpoints, until the stage ends: a killed stage that is run again resumes, and writes the same bytes
 command  python -m stages.sample
 """
@@ -19,7 +20,7 @@ from stages.common import device, files
 from stages.common.checkpoints import Checkpoint, Checkpoints, run_key
 from stages.common.progress import progress
 from stages.outputs import model
-from stages.outputs.samples import FOLDER, IMAGES
+from stages.outputs.samples import FOLDER, IMAGES, SETTINGS, Settings, write_settings
 from stages.params import Params
 
 
@@ -40,6 +41,7 @@ def main(settings: Params) -> None:
         with open(folder / IMAGES, "wb") as file:  # np.save does not report a full disk
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
             file.write(samples.data)
+        write_settings(folder / SETTINGS, Settings(*options))
     checkpoints.clear()
 
 
@@ -55,9 +57,6 @@ def generate(
 
     A drawing depends only on the model, the seed, the temperature, the guidance, its label and its number within the
     class. Generating more drawings does not change it.
-
-    The guidance reference is the mean condition of all classes. The model was never trained on this condition, but
-    its output there lies between those of the classes, and guidance needs no more.
 
     Args:
       trained: the model.
@@ -98,7 +97,7 @@ def generate(
                 trained.condition(labels[batch]),
                 temperature=temperature,
                 guidance=guidance,
-                reference=trained.condition(class_labels).mean(axis=0),
+                reference=trained.guidance_reference(),
                 progress=add,
             )
             if checkpoints and checkpoints.due():

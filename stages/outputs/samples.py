@@ -1,7 +1,13 @@
-"""The generated drawings that sample writes: data/sample/samples.npy, (classes, samples, 28, 28, 1) uint8."""
+"""What sample writes.
+
+data/sample/samples.npy    the generated drawings, (classes, samples, 28, 28, 1) uint8
+data/sample/settings.json  the settings that determine them together with the model
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +19,32 @@ from stages.quickdraw import IMAGE_SHAPE
 
 FOLDER = Path("data/sample")
 IMAGES = "samples.npy"
+SETTINGS = "settings.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How drawings are sampled: the settings of these names in params.yaml."""
+
+    seed: int = 0
+    temperature: float = 1.0
+    guidance: float = 1.0
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write the settings of a run's drawings."""
+    path.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n", encoding="utf-8")
+
+
+def read_settings(path: Path) -> Settings:
+    """Read the settings of a run's drawings. Raises `StageError` if the file is missing or cannot be used."""
+    try:
+        values = json.loads(path.read_bytes())
+        return Settings(int(values["seed"]), float(values["temperature"]), float(values["guidance"]))
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing: run the stage sample first") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise StageError(f"{path} cannot be used ({error}): run the stage sample again") from None
 
 
 def read(num_classes: int, per_class: int) -> npt.NDArray[np.uint8]:

@@ -16,8 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
+from stages.pixelcnn import network
 from stages.pixelcnn.network import Config, Mixture
 
 # Locations and coefficients are clipped to this absolute value. With the smallest scale a log-probability is then at
@@ -107,6 +110,50 @@ def channel_locs(mixture: Mixture, pixels: tf.Tensor) -> tf.Tensor:
         for j in range(i):
             by_channel[i] += next(coeffs) * pixels[..., tf.newaxis, j]
     return tf.stack(by_channel, axis=-1)
+
+
+class PixelBits:
+    """Measures images: -log2 of the probability of each pixel given the pixels before it.
+
+    Args:
+      config: the architecture.
+      parameters: plain kernels and biases, from `network.kernels`.
+    """
+
+    BATCH_SIZE = 64  # the results do not depend on it
+
+    def __init__(self, config: Config, parameters: network.Parameters) -> None:
+        self._config = config
+
+        @tf.function(autograph=False)
+        def log_prob(images: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
+            values = tf.cast(images, tf.float32)
+            mixture = network.forward(config, parameters, scale_pixels(config, values), condition)
+            return pixel_log_prob(config, mixture, values)
+
+        self._log_prob = log_prob
+
+    def __call__(
+        self,
+        images: NDArray[np.integer],
+        condition: NDArray[np.float32] | None,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> NDArray[np.float64]:
+        """Return the bits of each pixel, summed over its channels, (N, height, width).
+
+        Args:
+          images: (N, height, width, channels), integers from low to high.
+          condition: (N, *conditional_shape), or None if the network has no condition.
+          progress: called with the number of images that have been measured since the last call.
+        """
+        batches = [np.empty((0, *self._config.image_shape[:2]), np.float32)]
+        for start in range(0, len(images), self.BATCH_SIZE):
+            # The last batch is padded with copies of the last image, so that one traced graph serves all batches.
+            rows = np.minimum(np.arange(start, start + self.BATCH_SIZE), len(images) - 1)
+            conditions = None if condition is None else tf.constant(condition[rows])
+            batches.append(self._log_prob(tf.constant(images[rows]), conditions).numpy())
+            progress(min(self.BATCH_SIZE, len(images) - start))
+        return -np.concatenate(batches)[: len(images)].astype(np.float64) / math.log(2)
 
 
 def scale_pixels(config: Config, images: tf.Tensor) -> tf.Tensor:

@@ -117,6 +117,8 @@ def sample(
       ValueError: a shape is wrong, a condition is missing or unexpected, or a pixel of `given` is out of range.
     """
     task = _task(config, noise, condition, temperature, guidance, reference, given, known, quantised)
+    if not len(task):
+        return np.empty(noise.logistic.shape, np.int32)
     sample_on_device = _sample_on_gpu if _has_gpu() else _sample_on_cpu
     return np.rint(sample_on_device(task, weights, progress)).astype(np.int32)
 

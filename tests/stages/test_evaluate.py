@@ -12,6 +12,7 @@ from stages.metrics.intervals import Estimate
 from stages.outputs.dataset import Drawings
 from stages.outputs.model import Model
 from stages.pixelcnn import network, training
+from stages.pixelcnn.likelihood import PixelBits
 from tests.stages import models
 
 
@@ -26,9 +27,9 @@ def drawings(number: int) -> Drawings:
 
 def test_bits_by_pixel_match_the_training_loss() -> None:
     trained = models.tiny()
-    data = drawings(stage.BATCH_SIZE + 3)
+    data = drawings(PixelBits.BATCH_SIZE + 3)
     bits = stage.bits_by_pixel(trained, data)
-    assert bits.shape == (stage.BATCH_SIZE + 3, 28, 28)
+    assert bits.shape == (PixelBits.BATCH_SIZE + 3, 28, 28)
     weights = network.kernels(trained.config, trained.weights)
     expected = training.bits_per_dim(trained.config, weights, data.images, trained.condition(data.labels))
     np.testing.assert_allclose(bits.mean(axis=(1, 2)), expected, rtol=1e-5)

@@ -31,7 +31,7 @@ OUTPUTS = {
     "extract": ["data/extract/index.parquet"],
     "filter": ["data/filter/images.npy", "data/filter/drawings.parquet"],
     "train": ["data/train/weights.safetensors", "data/train/config.json", "data/train/loss.csv"],
-    "sample": ["data/sample/samples.npy"],
+    "sample": ["data/sample/samples.npy", "data/sample/settings.json"],
     "judge": ["data/judge/weights.safetensors", "data/judge/config.json"],
     "evaluate": [
         "data/evaluate/drawings.safetensors",

@@ -1,8 +1,10 @@
 """All seven stages in order, on a few doodles: the files of a run and their contents."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from stages import evaluate, extract, filter, judge, params, report, sample
 from stages.common import files
 from stages.outputs import classifier, dataset
+from tests.settings import ROOT
 from tests.stages import tiny_run
 
 CLASSES = tiny_run.CLASSES
@@ -40,6 +43,7 @@ def test_the_stages_write_their_files(workspace: Path) -> None:
         "data/train/loss.csv",
         "data/train/weights.safetensors",
         "data/sample/samples.npy",
+        "data/sample/settings.json",
         "data/judge/config.json",
         "data/judge/weights.safetensors",
         "data/evaluate/drawings.safetensors",
@@ -95,6 +99,20 @@ def test_another_judge_has_another_fingerprint(
         fingerprints.append(classifier.fingerprint())
     same, *others = fingerprints[1:]
     assert same == fingerprints[0] and len({same, *others}) == 3
+
+
+def test_the_model_is_used_as_the_readme_says(workspace: Path) -> None:
+    [block] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    (workspace / "dvc.yaml").touch()
+    names: dict[str, Any] = {}
+    exec(block, names)
+    (workspace / "dvc.yaml").unlink()
+    samples = np.load(workspace / "data/sample/samples.npy", allow_pickle=False)
+    np.testing.assert_array_equal(names["bees"], samples[0, :8])
+    np.testing.assert_array_equal(names["model"].sample("sea turtle", 2, first=8), samples[1, 8:])
+    np.testing.assert_array_equal(names["completed"][:, :, :14], np.repeat(samples[0, :8, np.newaxis, :14], 4, axis=1))
+    assert names["others"].shape == names["bees"].shape and (names["others"] != names["bees"]).any()
+    assert names["bits"].shape == (8,) and names["probabilities"].shape == (8, 3)
 
 
 def test_a_sheet_shows_the_generated_drawings_below_the_real_ones(workspace: Path) -> None:
