@@ -100,12 +100,10 @@ def test_while_dvc_writes_in_place(root: Path, tmp_path: Path, file: str, moment
     torn = repository.is_torn((root / "dvc.lock").read_bytes())
     assert torn == (file == "dvc.lock" and moment in (signal.SIGKILL, FULL)), "DVC finishes what it writes"
     assert ("interrupted; the same command goes on" in out) == (moment not in (signal.SIGKILL, FULL))
-    ran_before = fake_project.stages_run(root.parent)
+    *finished, _ = fake_project.stages_run(root.parent)  # a kill may come before DVC has saved the last one
     out = assert_the_same_command_goes_on(root)
     assert ("dvc.lock was damaged" in out) == torn
-    assert set(fake_project.stages_run(root.parent)).isdisjoint(ran_before), (
-        "what has run is restored, and not run again"
-    )
+    assert set(fake_project.stages_run(root.parent)).isdisjoint(finished), "what has run is restored"
 
 
 def exit_code(moment: signal.Signals | str) -> int:
