@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline import run, run_settings
 from pipeline.compare import compare
 from pipeline.doctor import doctor
+from pipeline.importing.options import Options, parse_size
 from pipeline.serve import serve
 from pipeline.verify import verify
 from stages.common.errors import reporting_errors
@@ -93,6 +94,23 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(execute=lambda arguments: compare(arguments.revisions))
 
     command = commands.add_parser(
+        "import",
+        help="turn pictures into a folder that the pipeline learns from",
+        description="Turn pictures into a folder of <class>.npy files. WHAT is a folder or a .zip of class folders of "
+        "pictures, a picture that is a sheet of tiles, .npy, .npz, .csv, .ndjson of strokes, or an IDX file (MNIST).",
+    )
+    command.add_argument("what", metavar="WHAT", help="the file or folder to import")
+    command.add_argument("folder", metavar="FOLDER", help="the folder to write, new or empty")
+    command.add_argument("--size", help="fit every picture into this height and width: 28, or 20x36")
+    command.add_argument("--grey", action="store_true", help="make coloured pictures grey")
+    command.add_argument("--invert", action="store_true", help="make black white: for dark drawings on light paper")
+    command.add_argument("--tile", help="height and width of the tiles of a sheet: 28x28")
+    command.add_argument("--class", dest="class_name", metavar="NAME", help="the class of all pictures")
+    command.add_argument("--images", metavar="NAME", help="the array of pictures in an .npz file")
+    command.add_argument("--labels", metavar="NAME", help="the array of labels in an .npz file")
+    command.set_defaults(execute=_import)
+
+    command = commands.add_parser(
         "doctor",
         help="check whether a run would work on this machine, and print what to do if not",
         description="Check each thing that a run with the settings of params.yaml needs, and print one line for each: "
@@ -101,6 +119,21 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(execute=lambda _: doctor())
     return parser
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from pipeline.importing.command import import_pictures
+
+    options = Options(
+        size=arguments.size and parse_size(arguments.size, "--size"),
+        grey=arguments.grey,
+        invert=arguments.invert,
+        tile=arguments.tile and parse_size(arguments.tile, "--tile"),
+        class_name=arguments.class_name,
+        images=arguments.images,
+        labels=arguments.labels,
+    )
+    import_pictures(Path(arguments.what), Path(arguments.folder), options)
 
 
 if __name__ == "__main__":

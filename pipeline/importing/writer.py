@@ -1,0 +1,108 @@
+"""A folder of `<class>.npy` files that is written picture by picture, so that its memory does not grow with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.importing.options import MAX_SIDE, MIN_SIDE, PictureError
+from stages.quickdraw.labels import check_name
+
+Images = npt.NDArray[np.uint8]
+HEADER_BYTES = 128  # reserved for the header, which is written last, when the number of pictures is known
+MAX_CLASSES = 10_000
+AT_ONCE = 256  # pictures of a class that are written together
+SHOWN = 8  # pictures of a class in the contact sheet
+
+
+class Writer:
+    """Appends pictures to the files of their classes.
+
+    Args:
+      folder: an empty folder.
+
+    Attributes:
+      counts: the number of pictures of each class.
+      shape: height, width and channels of all pictures; None before the first.
+      first: the first pictures of each class, for the contact sheet.
+      ink: the sum of all values, as a share of the largest possible.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: dict[str, list[Images]] = {}  # not written yet, so that a file is not opened for each picture
+        self.counts: dict[str, int] = {}
+        self.shape: tuple[int, int, int] | None = None
+        self.first: dict[str, list[Images]] = {}
+        self._ink = 0.0
+
+    @property
+    def ink(self) -> float:
+        """The mean of all values, from 0 to 1."""
+        return self._ink / max(1, sum(self.counts.values()))
+
+    def add(self, name: str, images: Images, source: str) -> None:
+        """Append pictures of a class.
+
+        Args:
+          name: the class.
+          images: (N, height, width, channels).
+          source: what they are from, for errors.
+
+        Raises:
+          PictureError: the name cannot be that of a class, or the pictures have another shape than those before.
+        """
+        try:
+            name = check_name(name)
+        except ValueError as error:
+            raise PictureError(f"{source}: {error}") from None
+        height, width, channels = shape = images.shape[1:]
+        if not all(MIN_SIDE <= side <= MAX_SIDE for side in (height, width)):
+            raise PictureError(
+                f"{source}: pictures of {height}×{width} pixels; expected: {MIN_SIDE} to {MAX_SIDE} each way; choose "
+                "a size, as with --size 28"
+            )
+        if self.shape not in (None, shape):
+            raise PictureError(f"{source}: {_describe(shape)}, where those before are {_describe(self.shape)}")
+        if name not in self.counts and len(self.counts) == MAX_CLASSES:
+            raise PictureError(f"{source}: more than {MAX_CLASSES:,} classes")
+        self.shape = (height, width, channels)
+        waiting = self._waiting.setdefault(name, [])
+        waiting.append(images)
+        if sum(map(len, waiting)) >= AT_ONCE or len(waiting) >= AT_ONCE:
+            self._write(name)
+        self.counts[name] = self.counts.get(name, 0) + len(images)
+        shown = self.first.setdefault(name, [])
+        shown.extend(images[: SHOWN - len(shown)])
+        self._ink += float(images.mean(dtype=np.float64)) / 255 * len(images) if len(images) else 0.0
+
+    def finish(self) -> None:
+        """Write the headers: (N, height × width) for square grey pictures, else (N, height, width, channels)."""
+        assert self.shape is not None
+        height, width, channels = self.shape
+        for name, count in self.counts.items():
+            self._write(name)
+            one = (height * width,) if height == width and channels == 1 else self.shape
+            header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {(count, *one)}, }}"
+            preamble = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
+            with open(self._path(name), "r+b") as file:
+                file.write(preamble + header.ljust(HEADER_BYTES - 11).encode("ascii") + b"\n")
+
+    def _write(self, name: str) -> None:
+        path = self._path(name)
+        with open(path, "ab") as file:
+            if not file.tell():
+                file.write(bytes(HEADER_BYTES))
+            for images in self._waiting.pop(name, []):
+                file.write(np.ascontiguousarray(images).data)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.npy"
+
+
+def _describe(shape: tuple[int, ...] | None) -> str:
+    height, width, channels = shape or (0, 0, 0)
+    size = f"pictures of {height}×{width} pixels, {'grey' if channels == 1 else 'in colour'}"
+    return f"{size} (--size 28 gives all one size, --grey one kind)"
