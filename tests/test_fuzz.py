@@ -268,7 +268,11 @@ def fuzz(parser: Parser, cases: int) -> None:
     batch_size = BATCH_SIZE if parser.fast else 10
 
     @hypothesis_settings(
-        max_examples=max(cases // batch_size, 1), deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=max(cases // batch_size, 1),
+        deadline=None,
+        database=None,
+        derandomize="FUZZ" not in os.environ,  # by hand, each time other cases
+        suppress_health_check=list(HealthCheck),
     )
     @given(seed=st.integers(0, 2**64 - 1))
     def batch(seed: int) -> None:
