@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import prefect.settings
 import pytest
 from dvc.cli import main as dvc_main
+from PIL import Image
 from prefect.cli._app import _app as prefect_app  # the command itself, which only runs what it is given
 from ruamel.yaml import YAML
 
@@ -79,19 +81,24 @@ def test_the_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest
     """On stages that take no time, with a Git identity, as a person would type them."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-    fake_project.write(tmp_path)
+    root = tmp_path / "project"
+    root.mkdir()
+    fake_project.write(root)
+    for name in ("cat", "my dog"):  # what `import` is told to read
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.fromarray(np.full((40, 30), 255, np.uint8)).save(tmp_path / "pictures" / name / "a.png")
     for key in ("name", "email"):
-        fake_project.git(tmp_path, "config", f"user.{key}", "a@localhost")
+        fake_project.git(root, "config", f"user.{key}", "a@localhost")
     for command in COMMANDS:
         if any(f"pipeline {word}" in command for word in ("verify", "compare", "serve", "doctor")):
             continue  # executed in tests/pipeline
         if command.startswith(("python", "dvc", "git")):
-            saved = fake_project.git(tmp_path, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+            saved = fake_project.git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
             for example, name in zip(EXAMPLES, saved, strict=False):
                 command = command.replace(example, name)
-            done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    names = fake_project.git(tmp_path, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+    names = fake_project.git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
     assert any(re.fullmatch(r"quick-[0-9a-f]{8}", name) for name in names), "as `dvc exp apply` is told"
 
 
