@@ -8,8 +8,6 @@ command  python -m stages.filter
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -20,7 +18,7 @@ from stages.common.errors import StageError, counted, list_names
 from stages.outputs import index
 from stages.outputs.dataset import FOLDER, IMAGES, TABLE
 from stages.params import Params
-from stages.quickdraw.labels import explain_unknown
+from stages.quickdraw.labels import as_yaml, explain_unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,10 +67,10 @@ def _explain_scarce(scarce: Mapping[str, int], listed: int, available: Mapping[s
     """
     explanations = []
     if unknown := [name for name in scarce if name not in available]:
-        example = ", ".join(map(_as_yaml, list(available)[:2]))
+        example = as_yaml(list(available)[:2])
         explanations.append(
             f"{explain_unknown(unknown, available, 'the mirror')} It has {list_names(available, 10)}. Choose from its "
-            f"classes: make run SET='classes=[{example}]', or -S 'classes=[{example}]'"
+            f"classes: make run SET='classes={example}', or -S 'classes={example}'"
         )
     if few := {name: available[name] for name in scarce if available.get(name, 2) < 2}:
         explanations.append(
@@ -91,12 +89,6 @@ def _explain_scarce(scarce: Mapping[str, int], listed: int, available: Mapping[s
 def _list_counts(counts: Mapping[str, int]) -> str:
     """Return `0 of 'bee', 1 of 'sun'`."""
     return ", ".join(f"{count} of {name!r}" for name, count in counts.items())
-
-
-def _as_yaml(name: str) -> str:
-    """Write the name of a class as text in YAML: in quotes if it could be a number, for example."""
-    is_plain = re.fullmatch(r"[^\W\d][\w ]*", name) and name.lower() not in ("true", "false", "null")
-    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def select_classes(index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.importing.options import Options, PictureError
 from pipeline.importing.writer import SHOWN, Writer
 from stages.common import files
 from stages.common.errors import counted
+from stages.quickdraw.labels import as_yaml
 
 SHEET = "sheet.png"
 SHEET_SCALE, SHEET_CLASSES = 2, 50
@@ -110,5 +112,5 @@ def _report(writer: Writer, folder: Path, options: Options, notify: Notify) -> N
     if writer.shape != (28, 28, 1):
         notify("The pipeline learns from 28×28 grey pictures: import them with --size 28 --grey")
         return
-    names = ", ".join(list(writer.counts)[:20])
-    notify(f"Learn from them: python -m pipeline run --profile quick --mirror {folder} -S 'classes=[{names}]'")
+    chosen = shlex.quote(f"classes={as_yaml(list(writer.counts)[:20])}")
+    notify(f"Learn from them: python -m pipeline run --profile quick --mirror {shlex.quote(str(folder))} -S {chosen}")

@@ -6,6 +6,8 @@ TensorFlow, which takes seconds.
 
 import functools
 import importlib.util
+import json
+import re
 import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -82,6 +84,16 @@ def files_by_class(stems: Iterable[str]) -> dict[str, str]:
         if by_class.setdefault(name := check_name(stem), stem) != stem:
             raise ValueError(f"{one_line(repr(name))} has two files, in two forms of Unicode; delete one of them")
     return by_class
+
+
+def as_yaml(names: Iterable[str]) -> str:
+    """The names of classes as a list in YAML, `[bee, "7"]`: in quotes if one could be a number, for example."""
+
+    def quoted(name: str) -> str:
+        is_plain = re.fullmatch(r"[^\W\d][\w ]*", name) and name.lower() not in ("true", "false", "null")
+        return name if is_plain else json.dumps(name, ensure_ascii=False)
+
+    return f"[{', '.join(map(quoted, names))}]"
 
 
 def explain_unknown(names: Collection[str], known: Iterable[str], owner: str) -> str:
