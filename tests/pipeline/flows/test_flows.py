@@ -236,7 +236,7 @@ def test_a_sweep_runs_three_experiments_in_parallel_and_one_may_fail(
     assert run["state"]["message"].startswith("1 of 3 experiments failed: quick-")
     table = server.artifacts(second)["sweep"]
     assert [row["num_resnet"] for row in table][-1] == 5
-    assert table[-1]["state"].endswith("exited with 1: the stage is broken")
+    assert table[-1]["state"].endswith("train: the stage is broken")
     assert {row["experiment"] for row in table[:-1]} <= set(dvc.experiment_commits(root))
     assert len(dvc.experiment_commits(root)) == 5
 
@@ -301,5 +301,5 @@ def test_a_run_from_the_command_line_is_a_flow_and_includes_a_new_stage(server: 
         cwd=root, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.rstrip().splitlines()[-1].endswith("exited with 1: the stage is broken")
+    assert done.stderr.rstrip().splitlines()[-1] == "error: train: the stage is broken"
     assert "Traceback" not in done.stdout + done.stderr
