@@ -79,8 +79,17 @@ def assert_the_same_command_goes_on(root: Path) -> str:
 
 
 @pytest.mark.robustness
-@pytest.mark.parametrize("moment", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, FULL])
-@pytest.mark.parametrize("file", ["dvc.lock", "rwlock"])  # all others are written beside their place, and renamed
+@pytest.mark.parametrize(
+    ("file", "moment"),  # DVC writes all other files beside their place, and renames them
+    [
+        ("dvc.lock", signal.SIGINT),
+        ("dvc.lock", signal.SIGTERM),
+        ("dvc.lock", signal.SIGHUP),
+        ("dvc.lock", signal.SIGKILL),
+        ("dvc.lock", FULL),
+        ("rwlock", signal.SIGKILL),
+    ],
+)
 def test_while_dvc_writes_in_place(root: Path, tmp_path: Path, file: str, moment: signal.Signals | str) -> None:
     process = start(
         root,
