@@ -39,11 +39,12 @@ def import_pictures(what: Path, folder: Path, options: Options, notify: Notify =
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PictureError(f"{folder} is not empty; choose a new folder")
-    read = reader(what, options)
+    read = reader(what)
     with files.atomic_folder(folder) as temporary:
         writer = Writer(temporary)
         for name, images in read(what, options, notify):
-            writer.add(name, pixels.prepare(images, options), str(what))
+            if len(images):
+                writer.add(name, pixels.prepare(images, options), str(what))
         if not sum(writer.counts.values()):
             raise PictureError(f"{what}: it holds no pictures")
         writer.finish()
@@ -51,14 +52,13 @@ def import_pictures(what: Path, folder: Path, options: Options, notify: Notify =
     _report(writer, folder, options, notify)
 
 
-def reader(what: Path, options: Options) -> Reader:
+def reader(what: Path) -> Reader:
     """The reader for a file or a folder, by its name. Raises `PictureError` if there is none."""
     if what.is_dir():
         return folders.read_folder
     if not what.exists():
         raise PictureError(f"{what} does not exist")
-    suffixes = [suffix.lower() for suffix in what.suffixes]
-    match suffixes[-1] if suffixes else "":
+    match what.suffix.lower():
         case ".npy":
             return arrays.read_npy
         case ".npz":

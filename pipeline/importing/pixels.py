@@ -13,6 +13,7 @@ from pipeline.importing.options import Options, PictureError
 
 Images = npt.NDArray[np.uint8]
 WHITE = 255
+CHANNELS = (1, 3, 4)  # grey, colours, and colours with transparency
 LUMINANCE = np.array([299, 587, 114])  # thousandths of red, green and blue in grey (ITU-R BT.601), as in Pillow
 
 
@@ -26,27 +27,22 @@ def layout(shape: Sequence[int], number: int | None = None) -> str:
     Raises:
       PictureError: an array of this shape does not hold pictures.
     """
-    channels = (1, 3, 4)
-    last = number is not None and shape[0] != number and shape[-1] == number
-    order = {
-        2: "NM",
-        3: "HWN" if last else "NHW",
-        4: "HWCN"
-        if last
-        else "NCHW"
-        if shape[1:2] and len(shape) == 4 and shape[1] in channels and shape[3] not in channels
-        else "NHWC",
-    }.get(len(shape))
-    if order is None or (order == "NM" and _square(shape[1]) is None) or ("C" in order and _channels(shape, order)):
-        raise PictureError(
-            f"it has the shape {tuple(shape)}; expected: (pictures, height, width), with 1, 3 or 4 channels before or "
-            "after them, or (pictures, height × width) of squares"
-        )
-    return order
-
-
-def _channels(shape: Sequence[int], order: str) -> bool:
-    return shape[order.index("C")] not in (1, 3, 4)
+    pictures_last = number is not None and shape[0] != number and shape[-1] == number
+    match len(shape):
+        case 2 if _square(shape[1]):
+            return "NM"
+        case 3:
+            return "HWN" if pictures_last else "NHW"
+        case 4 if pictures_last and shape[2] in CHANNELS:
+            return "HWCN"
+        case 4 if shape[3] in CHANNELS:
+            return "NHWC"
+        case 4 if shape[1] in CHANNELS:
+            return "NCHW"
+    raise PictureError(
+        f"it has the shape {tuple(shape)}; expected: (pictures, height, width), with 1, 3 or 4 channels before or "
+        "after them, or (pictures, height × width) of squares"
+    )
 
 
 def _square(values: int) -> tuple[int, int] | None:

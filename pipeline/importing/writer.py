@@ -27,7 +27,6 @@ class Writer:
       counts: the number of pictures of each class.
       shape: height, width and channels of all pictures; None before the first.
       first: the first pictures of each class, for the contact sheet.
-      ink: the sum of all values, as a share of the largest possible.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +47,7 @@ class Writer:
 
         Args:
           name: the class.
-          images: (N, height, width, channels).
+          images: (N, height, width, channels), at least one.
           source: what they are from, for errors.
 
         Raises:
@@ -76,7 +75,7 @@ class Writer:
         self.counts[name] = self.counts.get(name, 0) + len(images)
         shown = self.first.setdefault(name, [])
         shown.extend(images[: SHOWN - len(shown)])
-        self._ink += float(images.mean(dtype=np.float64)) / 255 * len(images) if len(images) else 0.0
+        self._ink += float(images.mean(dtype=np.float64)) / 255 * len(images)
 
     def finish(self) -> None:
         """Write the headers: (N, height × width) for square grey pictures, else (N, height, width, channels)."""

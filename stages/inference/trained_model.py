@@ -190,8 +190,9 @@ class TrainedModel:
         checked = self._images(images)
         labels = [entry.label for entry in self._model.classes]
         condition = self._model.condition(np.tile(labels, len(checked)))
-        bits = self._pixel_bits(np.repeat(checked, len(labels), axis=0), condition).sum(axis=(1, 2))
-        likelihoods = np.exp2(bits.reshape(-1, len(labels)).min(axis=1, keepdims=True) - bits.reshape(-1, len(labels)))
+        by_pixel = self._pixel_bits(np.repeat(checked, len(labels), axis=0), condition)
+        bits = by_pixel.sum(axis=(1, 2)).reshape(-1, len(labels))
+        likelihoods = np.exp2(bits.min(axis=1, keepdims=True) - bits)
         return np.asarray(likelihoods / likelihoods.sum(axis=1, keepdims=True))
 
     @functools.cached_property

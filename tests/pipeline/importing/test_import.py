@@ -465,6 +465,12 @@ def _(folder: Path) -> Path:
     return folder / "a.png"
 
 
+@error("a blank sheet", "{what}: it holds no pictures", "--tile", "14", "--class", "a", "--size", "28")
+def _(folder: Path) -> Path:
+    save(folder / "a.png", np.zeros((28, 28), np.uint8))
+    return folder / "a.png"
+
+
 @error("a class that is no file name", "{what}: 'a/b' cannot be the name of a class", "--class", "a/b")
 def _(folder: Path) -> Path:
     np.save(folder / "bee.npy", GREY)
