@@ -132,7 +132,9 @@ def initial_weights(
     from stages.pixelcnn.likelihood import scale_pixels
 
     scaled = scale_pixels(config, tf.cast(images, tf.float32))
-    return network.data_dependent_initialisation(config, network.initialise(config, seed), scaled, condition)
+    return network.data_dependent_initialisation(
+        config, network.initialise(config, seed), scaled, condition, dropout_seed=tf.constant([seed, 0])
+    )
 
 
 @dataclass(frozen=True)

@@ -59,26 +59,38 @@ class Network(tf_keras.layers.Layer):
         """
         images, *rest = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         condition = rest[0] if rest else None
-        seed = tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32) if training else None
-        kernels = self.kernels(lambda: images, condition)
+        seed = _dropout_seed(training)
+        kernels = self.kernels(lambda: images, condition, seed)
         mixture = network.forward(self.config, kernels, images, condition, dropout_seed=seed)
         return [part for part in mixture if part is not None]
 
-    def initialise(self, images: tf.Tensor, condition: tf.Tensor | None) -> tf.Operation | None:
+    def initialise(
+        self, images: tf.Tensor, condition: tf.Tensor | None, dropout_seed: tf.Tensor | None = None
+    ) -> tf.Operation | None:
         """Set scales and biases so that every layer's outputs have mean 0 and variance 1 on these images."""
-        return self.assign(network.data_dependent_initialisation(self.config, self.parameters, images, condition))
+        return self.assign(
+            network.data_dependent_initialisation(
+                self.config, self.parameters, images, condition, dropout_seed=dropout_seed
+            )
+        )
 
-    def kernels(self, first_images: Callable[[], tf.Tensor], condition: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    def kernels(
+        self,
+        first_images: Callable[[], tf.Tensor],
+        condition: tf.Tensor | None,
+        dropout_seed: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
         """Plain kernels and biases, after `initialise` if the network has not been initialised.
 
         Args:
           first_images: returns the images to initialise with, (batch, height, width, channels), scaled to -1..1.
           condition: of these images.
+          dropout_seed: two integers, or None to initialise without dropout.
         """
 
         def initialise() -> tf.Tensor:
             # In a graph of TensorFlow 1, which has no order of its own, a result must name what comes before it.
-            with tf.control_dependencies([self.initialise(first_images(), condition)]):
+            with tf.control_dependencies([self.initialise(first_images(), condition, dropout_seed)]):
                 return tf.constant(True)
 
         with tf.init_scope():
@@ -89,6 +101,10 @@ class Network(tf_keras.layers.Layer):
         with tf.control_dependencies([tf.cond(self.initialised, lambda: tf.constant(True), initialise)]):
             read = {name: variable.read_value() for name, variable in self.parameters.items()}
             return network.kernels(self.config, read)
+
+
+def _dropout_seed(training: bool | None) -> tf.Tensor | None:
+    return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32) if training else None
 
 
 class LogProb(tf_keras.layers.Layer):
@@ -134,7 +150,7 @@ class PixelCNN(tfd.PixelCNN):
 
     ```python
     dist = PixelCNN(image_shape=(28, 28, 1), conditional_shape=(20,), num_resnet=2, num_filters=64)
-    dist.initialise(images, one_hot)  # optional: else the first log_prob does it
+    dist.initialise(images, one_hot, training=True)  # optional: else the first log_prob does it
     with tf.GradientTape() as tape:
         loss = -tf.reduce_mean(dist.log_prob(images, conditional_input=one_hot, training=True))
     gradients = tape.gradient(loss, dist.trainable_variables)
@@ -293,7 +309,9 @@ class PixelCNN(tfd.PixelCNN):
         """The architecture, in the form that the functions of this package take."""
         return self.network.config
 
-    def initialise(self, value: tf.Tensor, conditional_input: tf.Tensor | None = None) -> None:
+    def initialise(
+        self, value: tf.Tensor, conditional_input: tf.Tensor | None = None, training: bool | None = None
+    ) -> None:
         """Run data-dependent initialisation (arXiv 1602.07868) on these images, even if it has been done before.
 
         Without this call the first `log_prob` or `sample` does it, as in TFP. A training step that is traced after this
@@ -302,9 +320,10 @@ class PixelCNN(tfd.PixelCNN):
         Args:
           value: images, as `log_prob` takes them.
           conditional_input: as `log_prob` takes it.
+          training: whether dropout is on, as in the training that follows.
         """
         images, condition, _ = self._flatten_batch(value, conditional_input)
-        self.network.initialise(scale_pixels(self.config, images), condition)
+        self.network.initialise(scale_pixels(self.config, images), condition, _dropout_seed(training))
 
     def _log_prob(
         self, value: tf.Tensor, conditional_input: tf.Tensor | None = None, training: bool | None = None

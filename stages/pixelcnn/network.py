@@ -447,10 +447,7 @@ def outputs(
     # The kernels of a layer are cast and unstacked once, not at each use.
     stacked = {name: tf.unstack(tf.cast(weights[f"{name}/kernel"], dtype)) for name in layers(config)}
     biases = {name: tf.unstack(weights[f"{name}/b"]) for name in stacked}
-    seeds: list[tf.Tensor | None] = [None] * 2 * len(config.blocks)
-    if dropout_seed is not None and config.dropout_p:
-        layer = tf.range(len(seeds), dtype=dropout_seed.dtype)
-        seeds = tf.unstack(tf.stack([tf.tile(dropout_seed[:1], [len(seeds)]), dropout_seed[1] * 512 + layer], axis=1))
+    seeds = _block_seeds(config, dropout_seed)
 
     def apply(name: str, index: int, x: tf.Tensor) -> tf.Tensor:
         return _apply(operations, name, stacked[name][index], biases[name][index], x)
@@ -458,8 +455,7 @@ def outputs(
     def block(
         index: int, stack: StackName, source: Features, skip: tf.Tensor | None, condition: tf.Tensor | None
     ) -> Features:
-        roles = block_layers(config, index, stack)
-        seed = seeds[2 * index + (stack == "horizontal")]
+        roles, seed = block_layers(config, index, stack), seeds[index, stack]
         if not tf.inside_function():  # eager, or a graph of TensorFlow 1, which cannot differentiate a traced block
             return _block(config, lambda role, x: apply(*roles[role], x), source, skip, condition, seed, dtype)
         block_weights = {role: (stacked[name][copy], biases[name][copy]) for role, (name, copy) in roles.items()}
@@ -467,6 +463,18 @@ def outputs(
         return _traced_block(config, names, dtype)(block_weights, source, skip, condition, seed)
 
     return _run(config, apply, block, images, condition, dtype)
+
+
+def _block_seeds(config: Config, dropout_seed: tf.Tensor | None) -> dict[tuple[int, StackName], tf.Tensor | None]:
+    """The seed of dropout in each residual block, by its index and stack; None for no dropout."""
+    blocks: list[tuple[int, StackName]] = [
+        (index, stack) for index in range(len(config.blocks)) for stack in ("vertical", "horizontal")
+    ]
+    if dropout_seed is None or not config.dropout_p:
+        return dict.fromkeys(blocks)
+    layer = tf.range(len(blocks), dtype=dropout_seed.dtype)
+    seeds = tf.stack([tf.tile(dropout_seed[:1], [len(blocks)]), dropout_seed[1] * 512 + layer], axis=1)
+    return dict(zip(blocks, tf.unstack(seeds), strict=True))
 
 
 def _apply(
@@ -606,25 +614,33 @@ def _mixture(config: Config, outputs: tf.Tensor) -> Mixture:
 
 
 def data_dependent_initialisation(
-    config: Config, parameters: Parameters, images: tf.Tensor, condition: tf.Tensor | None = None
+    config: Config,
+    parameters: Parameters,
+    images: tf.Tensor,
+    condition: tf.Tensor | None = None,
+    *,
+    dropout_seed: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Set scales and biases so that every layer's outputs have mean 0 and variance 1 on a batch (arXiv 1602.07868).
 
     A channel that hardly varies over the batch keeps the scale of its kernel's direction, 1. The network is causal here
-    as well, so the statistics are those of the outputs that it will compute.
+    as well, so the statistics are those of the outputs that it will compute. A network that is trained with dropout is
+    initialised with dropout, as TFP's is by a first call with `training=True`: without it, the deviations that dropout
+    adds grow from block to block, and a deep network's first gradients are thousands of times too large.
 
     Args:
       config: the architecture.
       parameters: from `initialise`; of the normalised layers only the directions of the kernels (`v`) are read.
       images: (batch, height, width, channels), pixels scaled to -1..1.
       condition: (batch, *conditional_shape), or None.
+      dropout_seed: two integers, or None for no dropout.
 
     Returns:
       All parameters; without weight norm or data-dependent initialisation, unchanged.
     """
     if not (config.use_weight_norm and config.use_data_init):
         return dict(parameters)
-    operations = _operations(config)
+    operations, seeds = _operations(config), _block_seeds(config, dropout_seed)
     table = layers(config)
     g = {name: list(tf.unstack(parameters[f"{name}/g"])) for name, layer in table.items() if layer.normalised}
     b = {name: list(tf.unstack(parameters[f"{name}/b"])) for name in table}
@@ -645,8 +661,8 @@ def data_dependent_initialisation(
     def block(
         index: int, stack: StackName, source: Features, skip: tf.Tensor | None, condition: tf.Tensor | None
     ) -> Features:
-        roles = block_layers(config, index, stack)
-        return _block(config, lambda role, x: apply(*roles[role], x), source, skip, condition, None, images.dtype)
+        roles, seed = block_layers(config, index, stack), seeds[index, stack]
+        return _block(config, lambda role, x: apply(*roles[role], x), source, skip, condition, seed, images.dtype)
 
     _run(config, apply, block, images, condition, images.dtype)
     changed = {f"{name}/g": tf.stack(values) for name, values in g.items()}

@@ -45,6 +45,16 @@ def fit(
     return trainer, train.fit(trainer, order, data, one_hot, checkpoints)
 
 
+def test_a_deep_network_with_dropout_starts_with_small_gradients() -> None:
+    """Its norm is 1,100,000 if the weights are initialised without dropout."""
+    config = Config((4, 4, 1), (2,), num_resnet=10, num_hierarchies=2, num_filters=4, num_logistic_mix=2, dropout_p=0.5)
+    images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 1)).astype(np.uint8)
+    condition = one_hot(np.arange(16) % 2)
+    trainer = Trainer(config, TrainingConfig(10, 0.001), train.initial_weights(config, 0, images, condition))
+    _, norm = trainer.step(0, images, condition)
+    assert norm < 100
+
+
 def test_an_epoch_uses_every_drawing_once() -> None:
     order = train.BatchOrder(num_drawings=10, batch_size=4, epochs=2, seed=0)
     assert order.steps == 5

@@ -316,11 +316,14 @@ def test_the_seed_determines_the_parameters() -> None:
 
 
 @pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("dropout_seed", [None, (3, 4)])
 def test_data_dependent_initialisation_gives_every_layer_mean_0_and_variance_1(
-    monkeypatch: pytest.MonkeyPatch,
+    dropout_seed: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x = images(SMALL, 16)
-    parameters = network.data_dependent_initialisation(SMALL, initial(SMALL), x, condition(SMALL, 16))
+    x, seed = images(SMALL, 16), None if dropout_seed is None else tf.constant(dropout_seed)
+    parameters = network.data_dependent_initialisation(
+        SMALL, initial(SMALL), x, condition(SMALL, 16), dropout_seed=seed
+    )
     layer_outputs: list[tf.Tensor] = []
     bias_add = tf.nn.bias_add
 
@@ -329,7 +332,7 @@ def test_data_dependent_initialisation_gives_every_layer_mean_0_and_variance_1(
         return layer_outputs[-1]
 
     monkeypatch.setattr(tf.nn, "bias_add", record)
-    run(SMALL, parameters, x)
+    run(SMALL, parameters, x, dropout_seed=seed)
     normalised = [value.numpy() for value in layer_outputs if value.shape.rank == 4]
     assert len(normalised) == sum(layer.copies for layer in network.layers(SMALL).values() if layer.normalised)
     for value in normalised:
