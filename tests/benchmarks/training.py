@@ -3,12 +3,11 @@
     python -m tests.benchmarks.training [--steps 7] [--model R,H,F,BATCH …] [implementation …]
 
 A model is num_resnet, num_hierarchies, num_filters and the number of drawings per batch; the defaults are 1,3,32,8,
-2,3,64,32 and 5,3,128,8. The implementations are `tfp`, `float32`, `float32+muon` (with Muon and noise on the input),
-`bfloat16`, and with a GPU also `tfp+tf32`, `float32+tf32`, `bfloat16+muon` and `float32+deterministic` (bitwise
-reproducible); by default all run. All but those with Muon use Adam. Each runs in a separate process. Their steps
-alternate, so that other load on the machine slows all of them; a figure is the median of the steps, and the ratio is
-that of the medians. On a GPU this project's step is one XLA program, as in the pipeline. Prints a table, and then all
-figures as one line of JSON:
+2,3,64,32 and 5,3,128,8. An implementation is `tfp`, `float32` or `bfloat16`, with options after a `+`: `muon` (with
+Muon and noise on the input, otherwise Adam without noise), and on a GPU `tf32` (TensorFloat-32, as in the pipeline)
+and `deterministic` (bitwise reproducible). Each runs in a process of its own; their steps alternate, so that other load
+slows all of them. A figure is the median of the steps, and the ratio is that of the medians. On a GPU this project's
+step is one XLA program, as in the pipeline. Prints a table, and then all figures as one line of JSON:
 
 - build_s: seconds to build the distribution, including the initial weights (for this project's, with data-dependent
   initialisation).
@@ -33,7 +32,15 @@ from tests.benchmarks.alternate import PEAK, Model, alternate, gpu_name, serve_a
 
 MODELS = ("1,3,32,8", "2,3,64,32", "5,3,128,8")
 IMPLEMENTATIONS = ("tfp", "float32", "float32+muon", "bfloat16")
-GPU_IMPLEMENTATIONS = (*IMPLEMENTATIONS, "tfp+tf32", "float32+tf32", "bfloat16+muon", "float32+deterministic")
+GPU_IMPLEMENTATIONS = (
+    "tfp",
+    "tfp+tf32",
+    "float32",
+    "float32+tf32",
+    "float32+tf32+muon",
+    "float32+tf32+muon+deterministic",
+    "bfloat16+tf32+muon",
+)
 
 Step = Callable[[], float]
 
@@ -91,11 +98,11 @@ def build(name: str, model: Model) -> Step:
     """A function that runs a training step and returns the loss."""
     import tensorflow as tf
 
-    implementation, _, option = name.partition("+")
-    tf.config.experimental.enable_tensor_float_32_execution(option == "tf32")
-    if option == "deterministic":
+    implementation, *options = name.split("+")
+    tf.config.experimental.enable_tensor_float_32_execution("tf32" in options)
+    if "deterministic" in options:
         tf.config.experimental.enable_op_determinism()
-    return build_tfp(model) if implementation == "tfp" else build_pixelcnn(model, implementation, option == "muon")
+    return build_tfp(model) if implementation == "tfp" else build_pixelcnn(model, implementation, "muon" in options)
 
 
 def build_tfp(model: Model) -> Step:
@@ -130,7 +137,9 @@ def build_pixelcnn(model: Model, precision: str, muon: bool) -> Step:
     config = Config(**model.arguments())
     images, condition = model.data()
     scaled = scale_pixels(config, tf.constant(images))
-    parameters = network.data_dependent_initialisation(config, network.initialise(config, 0), scaled, condition)
+    parameters = network.data_dependent_initialisation(
+        config, network.initialise(config, 0), scaled, condition, dropout_seed=tf.constant([0, 0])
+    )
     training = TrainingConfig(steps=1_000, learning_rate=0.001, dtype=tf.as_dtype(precision))
     if muon:
         training = dataclasses.replace(training, muon_learning_rate=0.02, input_noise=0.1)
