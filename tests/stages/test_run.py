@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -113,6 +114,28 @@ def test_the_model_is_used_as_the_readme_says(workspace: Path) -> None:
     np.testing.assert_array_equal(names["completed"][:, :, :14], np.repeat(samples[0, :8, np.newaxis, :14], 4, axis=1))
     assert names["others"].shape == names["bees"].shape and (names["others"] != names["bees"]).any()
     assert names["bits"].shape == (8,) and names["probabilities"].shape == (8, 3)
+
+
+def test_the_notebook_runs_on_the_model_of_the_run(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = json.loads((ROOT / "docs/tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code), "strip its outputs"
+    (workspace / "docs").mkdir()
+    monkeypatch.chdir(workspace / "docs")  # where Jupyter starts a notebook
+    (workspace / "dvc.yaml").touch()
+    names: dict[str, Any] = {}
+    with matplotlib.rc_context({"backend": "agg"}):
+        for cell in code:
+            exec("".join(cell["source"]), names)
+    (workspace / "docs").rmdir()
+    (workspace / "dvc.yaml").unlink()
+    assert names["names"] == CLASSES
+    completed = np.array(names["completed"])
+    assert completed.shape == (3, 5, 28, 28, 1) and (completed[:, :, :14] == completed[:, 4:, :14]).all()
+    bits = names["bits"][0].mean()
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f" {bits:.3f} bits per dimension")
 
 
 def test_a_sheet_shows_the_generated_drawings_below_the_real_ones(workspace: Path) -> None:
