@@ -55,7 +55,7 @@ def test_the_pipeline_uses_dvc_and_prefect_through_their_packages(module: str) -
         assert inside <= {"pipeline.dvc"}, "import from the package, not from a module inside it"
     if not within(module, "pipeline.flows", "pipeline.run", "pipeline.server"):
         assert not imported_from(module, "prefect")
-    allowed = ("stages.common", "stages.params", "stages.reporting", "stages.inference", "stages.quickdraw.labels")
+    allowed = ("stages.common", "stages.params", "stages.reporting", "stages.inference", "stages.quickdraw")
     assert imported_from(module, "stages") <= {"stages", *imported_from(module, *allowed)}
 
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,8 @@ import numpy.typing as npt
 from pipeline.importing import pixels
 from pipeline.importing.options import Options, PictureError
 from stages.common.errors import list_names, one_line
+from stages.quickdraw.file_types import START_BYTES, explain_no_npy
+from stages.quickdraw.labels import probable_class
 
 Array = npt.NDArray[np.generic]
 Batch = tuple[str, pixels.Images]  # a class and some of its pictures, (N, height, width, channels)
@@ -71,8 +72,8 @@ class Source:
 def npy(path: Path) -> Source:
     """The array of a `.npy` file."""
     with _errors_name(str(path)), open(path, "rb") as file:
-        if found := what_it_is(file.read(512)):
-            raise PictureError(f"it is {found}, and no .npy file")
+        if explanation := explain_no_npy(file.read(START_BYTES)):
+            raise PictureError(f"it {explanation}")
         file.seek(0)
         shape, fortran, dtype = _header(file)
         start, size = file.tell(), path.stat().st_size
@@ -82,26 +83,6 @@ def npy(path: Path) -> Source:
             raise PictureError("it holds nothing")
         array = np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
     return Source(str(path), shape, dtype, lambda: _parts(array))
-
-
-def what_it_is(start: bytes) -> str:
-    """What a file is that should be a `.npy` file, from its first bytes; empty if it may be one."""
-    if start.startswith(b"\x93NUMPY"):
-        return ""
-    text = start.lstrip().lower()
-    for beginning, found in {
-        b"version https://git-lfs": "a pointer of Git LFS (run git lfs pull)",
-        b"<!doctype html": "a web page",
-        b"<html": "a web page",
-        b"<?xml": "a message of a server in XML",
-        b"pk\3\4": "a zip or .npz file",
-        b"\x89hdf": "an HDF5 file",
-        b"\x1f\x8b": "a gzip file",
-        b"\x89png": "a PNG picture",
-    }.items():
-        if text.startswith(beginning):
-            return found
-    return "something else" if start else "empty"
 
 
 def npz(path: Path) -> dict[str, Source]:
@@ -213,10 +194,9 @@ def read_npy(path: Path, options: Options, notify: Notify) -> Iterator[Batch]:
 
 def class_of_file(path: Path, notify: Notify) -> str:
     """The class that a file's name says, without what the bucket's web page or a browser adds to it."""
-    stem = unquote(path.name).removesuffix(".npy").rpartition("/")[2]
-    stem = re.sub(r"^(full|simplified)?_?numpy_bitmap_", "", stem)
-    name = re.sub(r" ?\(\d+\)$", "", stem)
-    if name != path.name.removesuffix(".npy"):
+    stem = path.name.removesuffix(".npy")
+    name = probable_class(stem)
+    if name != stem:
         notify(f"{path.name}: the class is {name}")
     return name
 
@@ -286,6 +266,8 @@ def _batches(images: Source, labels: Source | None, class_name: str | None, noti
     if names is None and class_name is None:
         raise PictureError(f"{images.name}: no labels; --class NAME gives all pictures one class")
     with _errors_name(images.name):
+        if images.dtype.kind not in "biuf":
+            raise PictureError(f"it holds values of type {one_line(images.dtype, 40)}; expected: numbers")
         order = pixels.layout(images.shape, None if names is None else len(names))
         number, blocks = images.shape[order.index("N")], images.blocks
         if not order.startswith("N"):  # a block of the first axis has no whole picture

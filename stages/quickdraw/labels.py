@@ -12,8 +12,9 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
-from stages.common.errors import StageError, did_you_mean, list_names, one_line
+from stages.common.errors import StageError, counted, did_you_mean, list_names, one_line
 
 DOODLES = "doodles"  # the mirror of drawings that the project generates itself
 MAX_SLIPS = 3  # unknown classes for which a similar one is suggested
@@ -73,14 +74,26 @@ def decomposed(name: str) -> str:
     return unicodedata.normalize("NFD", name)
 
 
+def probable_class(stem: str) -> str:
+    """The class that a file's name says, without what the bucket's web page or a browser adds to it.
+
+    Args:
+      stem: the name without `.npy`: `full_numpy_bitmap_cat`, `full%2Fnumpy_bitmap%2Fcat` or `cat (1)` for `cat`.
+    """
+    name = unquote(stem).rpartition("/")[2]
+    return re.sub(r"^(full|simplified)?_?numpy_bitmap_| ?\(\d+\)$", "", name)
+
+
 def files_by_class(stems: Iterable[str]) -> dict[str, str]:
-    """The files of a mirror by class, each without `.npy`.
+    """The files of a mirror by class, each without `.npy`. Hidden files, such as `._cat` of macOS, are not classes.
 
     Raises:
       ValueError: a file cannot name a class, or two files name the same class.
     """
     by_class: dict[str, str] = {}
     for stem in stems:
+        if not stem or stem.startswith("."):  # `.npy` itself is hidden
+            continue
         if by_class.setdefault(name := check_name(stem), stem) != stem:
             raise ValueError(f"{one_line(repr(name))} has two files, in two forms of Unicode; delete one of them")
     return by_class
@@ -105,10 +118,21 @@ def explain_unknown(names: Collection[str], known: Iterable[str], owner: str) ->
       owner: who has the known classes: `Quick, Draw!` or `the mirror`.
     """
     known = list(known)
-    # Many unknown classes are those of another mirror, not slips of the keyboard.
-    suggestions = "".join(did_you_mean(name, known) for name in names) if len(names) <= MAX_SLIPS else ""
     verb = "is not a class" if len(names) == 1 else "are not classes"
-    return f"{list_names(names)} {verb} of {owner}.{suggestions}"
+    explanation = f"{list_names(names)} {verb} of {owner}."
+    if misnamed := {name: stem for name in names for stem in known if _is_misnamed(stem, name)}:
+        name, stem = next(iter(misnamed.items()))
+        others = f", and {counted(len(misnamed) - 1, 'other file')} likewise" if len(misnamed) > 1 else ""
+        return f"{explanation} Rename {one_line(f'{stem}.npy')!r} to {f'{name}.npy'!r}{others}."
+    # Many unknown classes are those of another mirror, not slips of the keyboard.
+    return explanation + "".join(did_you_mean(name, known) for name in names if len(names) <= MAX_SLIPS)
+
+
+def _is_misnamed(stem: str, name: str) -> bool:
+    """Whether a file, whose name without `.npy` is `stem`, is probably the file of the class `name`."""
+    return re.fullmatch(f"(.*[_/])?{re.escape(name)}", probable_class(stem), re.IGNORECASE) is not None and (
+        stem.casefold() != name.casefold()
+    )
 
 
 def _folder() -> Path:

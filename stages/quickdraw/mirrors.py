@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from stages.common.errors import StageError, counted
+from stages.common.errors import StageError, counted, list_names
 from stages.quickdraw import npy_header
+from stages.quickdraw.file_types import IMPORT
 from stages.quickdraw.labels import decomposed, files_by_class, numbered
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class Folder(Mirror):
     def counts(self) -> dict[str, int]:
         """The number of drawings of each class, read from the header of each file."""
         try:
-            files = [file for file in os.listdir(self.path) if file.endswith(".npy")]
-            names = files_by_class(file[: -len(".npy")] for file in files)
+            files = sorted(file for file in os.listdir(self.path) if not file.startswith("."))
+            names = files_by_class(file[: -len(".npy")] for file in files if file.endswith(".npy"))
         except FileNotFoundError:
             raise StageError(f"mirror: the folder {self.path} does not exist") from None
         except NotADirectoryError:
@@ -77,7 +78,8 @@ class Folder(Mirror):
         except ValueError as error:
             raise StageError(f"mirror: {error}") from None
         if not names:
-            raise StageError(f"mirror: {self.path} holds no <class>.npy")
+            others = f", but {list_names(files, 5)}" if files else ""
+            raise StageError(f"mirror: {self.path} holds no <class>.npy{others}; convert pictures: {IMPORT}")
         counts = {name: self._header(name).rows for name in names}
         return {name: counts[name] for name in numbered(counts)}
 

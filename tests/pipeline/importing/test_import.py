@@ -19,6 +19,7 @@ from pipeline.__main__ import main
 from pipeline.importing import strokes
 from pipeline.importing.command import SHEET
 from stages.quickdraw import npy_header
+from stages.quickdraw.file_types import IMPORT
 
 Images = npt.NDArray[np.uint8]
 
@@ -179,6 +180,38 @@ def test_a_folder_of_arrays_is_imported_as_one(tmp_path: Path) -> None:
     np.save(tmp_path / "what" / "full_numpy_bitmap_sea turtle.npy", GREY[:2] / 255)
     (tmp_path / "what" / "._bee.npy").write_bytes(b"\0\5\26\7")
     assert {name: len(array) for name, array in imported(tmp_path / "what").items()} == {"bee": 6, "sea turtle": 2}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "is_transposed"),
+    [
+        ((5, 28, 28), "u1", False),
+        ((5, 28, 28, 1), "u1", False),
+        ((5, 3, 28, 28), "f4", False),
+        ((5, 784), "?", False),
+        ((5, 784), "<i8", False),
+        ((5, 784), "u1", True),
+        ((5, 1024), "u1", False),
+        ((5, 3 * 784), "u1", False),
+        ((784,), "u1", False),
+        ((5, 783), "u1", False),
+        ((5, 28, 28, 2), "u1", False),
+        ((5, 1, 28, 28, 1), "u1", False),
+        ((0, 28, 28), "u1", False),
+        ((5, 784), "c16", False),
+        ((5, 784), "U1", False),
+    ],
+)
+def test_a_mirror_names_the_import_for_exactly_the_arrays_that_it_reads(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str, is_transposed: bool
+) -> None:
+    array = np.zeros(shape, dtype)
+    np.save(tmp_path / "bee.npy", np.asfortranarray(array) if is_transposed else array)
+    content = (tmp_path / "bee.npy").read_bytes()
+    with pytest.raises(ValueError, match=r"^(has|holds|is)") as caught:
+        npy_header.parse(content[: npy_header.MAX_HEADER_BYTES], len(content))
+    is_imported = main(["import", str(tmp_path / "bee.npy"), str(tmp_path / "imported")]) == 0
+    assert str(caught.value).endswith(f"; convert it: {IMPORT}") == is_imported
 
 
 # --- Pictures ---
@@ -353,7 +386,7 @@ def _(folder: Path) -> Path:
     return folder / "a.npz"
 
 
-@error("a web page", "{what}: it is a web page, and no .npy file")
+@error("a web page", "{what}: it is not a .npy file, but a web page; download the file again")
 def _(folder: Path) -> Path:
     (folder / "bee.npy").write_text("<html>Not found</html>")
     return folder / "bee.npy"
@@ -375,6 +408,12 @@ def _(folder: Path) -> Path:
 def _(folder: Path) -> Path:
     np.savez(folder / "a.npz", x=GREY, y=LABELS[:5])
     return folder / "a.npz"
+
+
+@error("values that are not real numbers", "{what}: it holds values of type complex128; expected: numbers")
+def _(folder: Path) -> Path:
+    np.save(folder / "bee.npy", GREY.astype(complex))
+    return folder / "bee.npy"
 
 
 @error("values of no picture", "{what}: x.npy: its values are from -500 to 500; expected: 0 to 1, or 0 to 255")

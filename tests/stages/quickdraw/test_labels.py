@@ -53,6 +53,37 @@ def test_unknown_classes_are_explained_together(names: list[str], message: str) 
     assert explain_unknown(names, ["zorro", "bee"], "the mirror") == message
 
 
+def test_hidden_files_are_not_classes() -> None:
+    assert files_by_class(["._bee", "bee", ""]) == {"bee": "bee"}
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "full_numpy_bitmap_sea turtle",
+        "full%2Fnumpy_bitmap%2Fsea turtle",
+        "sea turtle (1)",
+        "numpy_bitmap_sea turtle(2)",
+        "quickdraw_sea turtle",
+        "full_numpy_bitmap_Sea Turtle",
+    ],
+)
+def test_a_missing_class_names_the_file_that_was_probably_meant(stem: str) -> None:
+    explanation = explain_unknown(["sea turtle"], ["bee", "turtle", stem], "the mirror")
+    assert explanation == (f"'sea turtle' is not a class of the mirror. Rename '{stem}.npy' to 'sea turtle.npy'.")
+
+
+def test_several_files_with_a_prefix_are_explained_by_one() -> None:
+    names = ["bee", "cat", "sun", "tree"]
+    explanation = explain_unknown(names, [f"full_numpy_bitmap_{name}" for name in names], "the mirror")
+    assert explanation.endswith("Rename 'full_numpy_bitmap_bee.npy' to 'bee.npy', and 3 other files likewise.")
+
+
+@pytest.mark.parametrize(("name", "known"), [("shirt", "t-shirt"), ("fish", "blowfish"), ("car", "police car")])
+def test_a_class_that_ends_with_the_same_word_is_not_a_misnamed_file(name: str, known: str) -> None:
+    assert "Rename" not in explain_unknown([name], [known], "the mirror")
+
+
 def test_labels_import_neither_tensorflow_nor_tensorflow_datasets() -> None:
     code = "import sys; from stages.quickdraw.labels import labels; labels(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

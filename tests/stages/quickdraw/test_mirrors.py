@@ -52,7 +52,17 @@ def test_an_invalid_folder_is_one_error_line(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert error_of(tmp_path / "none") == f"mirror: the folder {tmp_path / 'none'} does not exist"
-    assert error_of(tmp_path) == f"mirror: {tmp_path} holds no <class>.npy"
+    remedy = "convert pictures: python -m pipeline import WHAT FOLDER"
+    (tmp_path / ".DS_Store").touch()
+    assert error_of(tmp_path) == f"mirror: {tmp_path} holds no <class>.npy; {remedy}"
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.png", "b.png", "c.png", "notes.txt", "x.npz"):
+        (tmp_path / "pictures" / name).touch()
+    assert error_of(tmp_path) == f"mirror: {tmp_path} holds no <class>.npy, but 'pictures'; {remedy}"
+    assert error_of(tmp_path / "pictures") == (
+        f"mirror: {tmp_path / 'pictures'} holds no <class>.npy, but 'a.png', 'b.png', 'c.png', 'notes.txt' "
+        f"and 'x.npz'; {remedy}"
+    )
     (tmp_path / "bee.npy").write_bytes(b"")
     file = tmp_path / "bee.npy"
     assert error_of(file) == f"mirror: {file} is not a folder; set mirror to a folder or a URL"
@@ -63,6 +73,13 @@ def test_an_invalid_folder_is_one_error_line(tmp_path: Path) -> None:
     (tmp_path / "bee.npy").rmdir()
     (tmp_path / "a\tb.npy").write_bytes(b"")
     assert "cannot be the name of a class" in error_of(tmp_path)
+
+
+def test_hidden_files_are_not_classes(tmp_path: Path) -> None:
+    make_mirror(tmp_path, {"bee": 3})
+    for name in ("._bee.npy", ".npy", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\26\7")
+    assert mirrors.Folder(tmp_path).counts() == {"bee": 3}
 
 
 def test_a_shortened_or_deleted_file_is_one_error_line(tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ def test_drawings_are_counted_with_and_without_a_list_of_files(folder: Path) -> 
         assert len(server.requests) == 346, "expected: one request for the list and one for each class"
 
 
+def test_hidden_files_of_a_server_are_not_classes(folder: Path) -> None:
+    (folder / "._bee.npy").write_bytes(b"\0\5\26\7")
+    with serve(folder) as server:
+        server.listing = True
+        assert open_mirror(server).counts() == COUNTS
+
+
 @pytest.mark.parametrize("file", ["\u00e9clair", "e\u0301clair"])
 @pytest.mark.parametrize("denies", [False, True])
 def test_a_file_can_be_named_in_either_form_of_unicode(tmp_path: Path, strategy: str, file: str, denies: bool) -> None:
