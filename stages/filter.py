@@ -8,8 +8,10 @@ command  python -m stages.filter
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import command
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from stages.quickdraw.mirrors import Mirror
+
+BLOCK = 8192  # drawings whose pixels are checked together
 
 
 def main(settings: Params) -> None:
@@ -42,7 +46,35 @@ def main(settings: Params) -> None:
         source = sources.open_source(mirror, settings.source, settings.data_dir, files.repository_root())
     with files.atomic_folder(FOLDER) as folder:
         images.write(folder / IMAGES, drawings, source)
+        check_pixels(folder / IMAGES, drawings)
         drawings.to_parquet(folder / TABLE, index=False)
+
+
+def check_pixels(path: Path, drawings: pd.DataFrame) -> None:
+    """Check that the images of drawings can be learned from. What is only suspicious is a warning.
+
+    Args:
+      path: the images, (M, 28, 28, 1), in the order of `drawings`.
+      drawings: with the column name.
+
+    Raises:
+      StageError: they cannot.
+    """
+    from stages.common import tables
+    from stages.quickdraw.pixel_checks import PixelCheck
+
+    images = tables.open_memmap(path).reshape(len(drawings), -1)
+    check = PixelCheck()
+    for start in range(0, len(drawings), BLOCK):
+        names, block = drawings["name"].iloc[start : start + BLOCK], images[start : start + BLOCK]
+        for name in names.unique():
+            check.add(name, block[(names == name).to_numpy()])
+    problems = check.problems()
+    for problem in problems:
+        if problem.is_error:
+            raise StageError(f"mirror: {problem.message}")
+    for problem in problems:
+        print(f"WARNING: mirror: {problem.message}", file=sys.stderr, flush=True)
 
 
 def check_classes(classes: Sequence[str], index: pd.DataFrame, mirror: Mirror) -> None:

@@ -156,6 +156,40 @@ def test_the_example_of_classes_is_a_setting_that_works(
     assert params.parse(f"classes: {example}", "")["classes"] == sorted(names)
 
 
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_drawings_that_nothing_can_learn_from_are_a_one_line_error(
+    settings: Params, prefetch: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bee", "tree"):
+        np.save(f"mirror/{name}.npy", noise(name, COUNTS[name]) // 255)
+    extract.main(settings.model_copy(update={"prefetch": prefetch}))
+    write(Path(), settings.model_dump(mode="json"))
+    assert command.run(stage.main, stage.__doc__, []) == 1
+    assert capsys.readouterr().err == (
+        "error: mirror: no pixel of all classes is above 1, where paper is 0 and ink is 255; convert the files: "
+        "python -m pipeline import WHAT FOLDER\n"
+    )
+    assert not Path("data/filter").exists()
+
+
+def test_suspicious_drawings_are_a_warning_and_are_written_unchanged(
+    settings: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage, "BLOCK", 7)
+    inverted = 255 - noise("tree", COUNTS["tree"]) // 4
+    np.save("mirror/tree.npy", inverted)
+    np.save("mirror/bee.npy", noise("bee", COUNTS["bee"]) // 4)
+    stage.main(settings)
+    table, images = read()
+    chosen = (table["name"] == "tree").to_numpy()
+    assert np.array_equal(images[chosen].reshape(-1, 784), inverted[table["row"].to_numpy()[chosen]])
+    messages = capsys.readouterr().err.splitlines()
+    assert [message for message in messages if message.startswith("WARNING")] == [
+        "WARNING: mirror: 100% of the paper of 'tree' is ink, and people's drawings have 5% to 29%; if they are dark "
+        "on light, invert them: python -m pipeline import WHAT FOLDER --invert"
+    ]
+
+
 def test_filter_before_extract_is_a_one_line_error(settings: Params, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/extract/index.parquet").unlink()
     write(Path(), settings.model_dump(mode="json"))
