@@ -21,7 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pipeline import dvc, server
@@ -31,6 +31,10 @@ from stages.common.cores import usable_cores
 from stages.common.errors import SettingsError, UserError, counted
 from stages.common.urls import hide_secrets
 
+if TYPE_CHECKING:
+    from stages.quickdraw.mirrors import Mirror
+    from stages.quickdraw.pixel_checks import Problem
+
 # In seconds.
 NETWORK_TIMEOUT = 5.0  # for an HTTP response
 CHECK_TIMEOUT = 30.0  # for one check; a folder on an unreachable file server can block for ever
@@ -38,6 +42,10 @@ TENSORFLOW_TIMEOUT = 120.0  # to import TensorFlow on a busy machine
 # In bytes. Below LOW_… a run may fail for lack of memory or disk; TensorFlow alone takes 0.5 GB of memory.
 LOW_MEMORY = 2e9
 LOW_DISK, MIN_DISK = 2e9, 1e8
+# Drawings.
+SAMPLE = 100  # of each class, whose pixels are checked
+SURELY_ENOUGH = 50  # expected of a class in the index, so that it has two of them
+MAX_HASHED = 2_000_000  # of a folder, which are put in order within two seconds
 
 INSTALL = "pip install -c constraints.txt -e ."
 INSTALL_GPU = "pip install -c constraints.txt -e '.[gpu]'"
@@ -366,7 +374,7 @@ def check_remote(root: Path) -> Finding:
 
 
 def check_mirror(values: dict[str, Any], root: Path) -> Finding:
-    """Check that the mirror of params.yaml has the classes' files: of a remote mirror, only the first class's."""
+    """Check that the mirror of params.yaml has drawings of the classes: of a remote mirror, only the first class's."""
     address, classes = values.get("mirror"), values.get("classes")
     if not isinstance(address, str) or not address or not isinstance(classes, list) or not classes:
         return Finding(Level.NOTE, "not checked, because params.yaml is not valid")
@@ -374,8 +382,11 @@ def check_mirror(values: dict[str, Any], root: Path) -> Finding:
         return Finding(Level.OK, "doodles, which need no download")
     scheme, separator, _ = address.partition("://")
     if not separator or scheme == "file":
-        path = Path(unquote(urlsplit(address).path)) if separator else root / os.path.expanduser(address)
-        return check_folder(path, [str(name) for name in classes])
+        try:
+            settings = params.check(values, "params.yaml")
+        except SettingsError:
+            return Finding(Level.NOTE, "not checked, because params.yaml is not valid")
+        return check_folder(settings, root)
     check = check_website if scheme in ("http", "https") else check_store
     finding, *others = (check(address, name) for name in _forms(str(classes[0])))
     return next((other for other in others if other.level is Level.OK), finding)
@@ -386,21 +397,51 @@ def _forms(name: str) -> list[str]:
     return list(dict.fromkeys(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
 
 
-def check_folder(path: Path, classes: list[str]) -> Finding:
-    """Check that a folder has a file of each class."""
-    if not path.is_dir():
-        message = f"{path} is not a folder" if path.exists() else f"the folder {path} does not exist"
-        return Finding(Level.ERROR, message, USE_ANOTHER_MIRROR)
-    filenames = {entry.name for entry in os.scandir(path) if entry.is_file()}
-    missing = [name for name in classes if not any(f"{form}.npy" in filenames for form in _forms(name))]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+def check_folder(settings: params.Params, root: Path) -> Finding:
+    """Check a folder as the stages extract and filter do: its files, the numbers of drawings and a sample of pixels."""
+    import numpy as np
+
+    from stages.quickdraw import selection, sources, tfds_order
+
+    try:
+        mirror = sources.open_mirror(settings.mirror, root)
+        counts = mirror.counts()
+        number = selection.resolve_num_drawings(settings.num_drawings, counts)
+    except UserError as error:
+        return Finding(Level.ERROR, str(error).removeprefix("mirror: "), USE_ANOTHER_MIRROR)
+    total = sum(counts.values())
+    listed = counts
+    expected = min(counts.get(name, 0) for name in settings.classes) * number / total
+    if expected < SURELY_ENOUGH and number < total <= MAX_HASHED:
+        of_class = np.bincount(tfds_order.first(counts, number).group, minlength=len(counts))
+        listed = dict(zip(counts, of_class.tolist(), strict=True))
+    if scarce := selection.find_scarce(settings.classes, listed):
+        return Finding(Level.ERROR, f"classes: {selection.explain_scarce(scarce, number, counts)}")
+    if settings.source == "mirror":  # else the pixels are those of the prepared dataset
+        for problem in _sample_problems(mirror, {name: counts[name] for name in settings.classes}):
+            return Finding(Level.ERROR if problem.is_error else Level.NOTE, f"{settings.mirror}: {problem.message}")
+    message = f"{settings.mirror} has {counted(total, 'drawing')}, and enough of each class of the run"
+    if settings.num_drawings != "all" and number < settings.num_drawings:
         return Finding(
-            Level.ERROR,
-            f"{path} has no file {missing[0]}.npy{more}",
-            "add the file, or change `classes` in params.yaml",
+            Level.NOTE, f"{message}; num_drawings is {settings.num_drawings:,}: a run uses all that there are"
         )
-    return Finding(Level.OK, f"{path} has a file of each class")
+    return Finding(Level.OK, message)
+
+
+def _sample_problems(mirror: Mirror, counts: dict[str, int]) -> list[Problem]:
+    """What is wrong with the pixels of some drawings of each class, taken from the whole length of its file."""
+    import numpy as np
+
+    from stages.quickdraw.npy_header import PIXELS
+    from stages.quickdraw.pixel_checks import PixelCheck
+
+    check = PixelCheck()
+    for name, count in counts.items():
+        rows = np.linspace(0, count - 1, min(count, SAMPLE), dtype=np.int32)
+        pixels = np.empty((len(rows), PIXELS), np.uint8)
+        mirror.read_rows(name, rows, pixels)
+        check.add(name, pixels)
+    return check.problems()
 
 
 def check_data_dir(path: str, root: Path) -> Finding:

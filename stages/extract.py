@@ -10,60 +10,38 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from stages import command
 from stages.common import files
-from stages.common.errors import StageError, counted
+from stages.common.errors import counted
 from stages.outputs.index import FOLDER, IMAGES, TABLE
 from stages.params import Params
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Drawings of a mirror. The public bucket has 50 million; every drawing is hashed, so more would take too long.
-MAX_DRAWINGS = 2**31
-
 
 def main(settings: Params) -> None:
     """Run the stage."""
-    from stages.quickdraw import images, sources
+    from stages.quickdraw import images, selection, sources
 
     mirror = sources.open_mirror(settings.mirror, files.repository_root())
     source = sources.open_source(mirror, settings.source, settings.data_dir, files.repository_root())
     counts = mirror.counts()
-    drawings = build_index(counts, resolve_num_drawings(settings.num_drawings, counts))
+    number = selection.resolve_num_drawings(settings.num_drawings, counts)
+    if settings.num_drawings != "all" and number < settings.num_drawings:
+        print(
+            f"WARNING: num_drawings is {settings.num_drawings:,}, but the mirror has only "
+            f"{counted(number, 'drawing')}: this run uses all that there are",
+            file=sys.stderr,
+            flush=True,
+        )
+    drawings = build_index(counts, number)
     with files.atomic_folder(FOLDER) as folder:
         drawings.to_parquet(folder / TABLE, index=False)
         if settings.prefetch:
             images.write(folder / IMAGES, drawings, source)
-
-
-def resolve_num_drawings(setting: int | Literal["all"], counts: Mapping[str, int]) -> int:
-    """Return the number of drawings to list: all of the mirror if it has fewer than `setting`, with a warning.
-
-    Args:
-      setting: the setting `num_drawings`.
-      counts: the number of drawings of each class of the mirror.
-
-    Raises:
-      StageError: the mirror has no drawings, or claims more than `MAX_DRAWINGS`.
-    """
-    total = sum(counts.values())
-    if total > MAX_DRAWINGS:
-        raise StageError(f"mirror: it claims {total:,} drawings; {MAX_DRAWINGS:,} is the maximum supported")
-    if total == 0:
-        raise StageError("mirror: it holds no drawings: its files have no rows")
-    if setting == "all":
-        return total
-    if setting > total:
-        print(
-            f"WARNING: num_drawings is {setting:,}, but the mirror has only {counted(total, 'drawing')}: this run uses "
-            "all that there are",
-            file=sys.stderr,
-            flush=True,
-        )
-    return min(setting, total)
 
 
 def build_index(counts: Mapping[str, int], number: int) -> pd.DataFrame:

@@ -9,18 +9,17 @@ command  python -m stages.filter
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import command
 from stages.common import files
-from stages.common.errors import StageError, counted, list_names
+from stages.common.errors import StageError
 from stages.outputs import index
 from stages.outputs.dataset import FOLDER, IMAGES, TABLE
 from stages.params import Params
-from stages.quickdraw.labels import as_yaml, explain_unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,44 +82,11 @@ def check_classes(classes: Sequence[str], index: pd.DataFrame, mirror: Mirror) -
     Raises:
       StageError: it has not. The message names every such class, and says what to do.
     """
-    counts = index["name"].value_counts()
-    scarce = {name: count for name in classes if (count := int(counts.get(name, 0))) < 2}
-    if scarce:
-        raise StageError(f"classes: {_explain_scarce(scarce, len(index), mirror.counts())}")
+    from stages.quickdraw import selection
 
-
-def _explain_scarce(scarce: Mapping[str, int], listed: int, available: Mapping[str, int]) -> str:
-    """Explain in one line why classes have too few drawings.
-
-    Args:
-      scarce: the number of drawings of each such class in the index.
-      listed: the number of drawings in the index.
-      available: the number of drawings of each class of the mirror.
-    """
-    explanations = []
-    if unknown := [name for name in scarce if name not in available]:
-        example = as_yaml(list(available)[:2])
-        explanations.append(
-            f"{explain_unknown(unknown, available, 'the mirror')} It has {list_names(available, 10)}. Choose from its "
-            f"classes: make run SET='classes={example}', or -S 'classes={example}'"
-        )
-    if few := {name: available[name] for name in scarce if available.get(name, 2) < 2}:
-        explanations.append(
-            f"the mirror has {_list_counts(few)}; expected: at least 2 of each class; add drawings, or choose other "
-            "classes"
-        )
-    if late := {name: count for name, count in scarce.items() if available.get(name, 0) > 1}:
-        explanations.append(
-            f"the index of {counted(listed, 'drawing')} has {_list_counts(late)}; expected: at least 2 of each class; "
-            f"raise num_drawings (the mirror has {_list_counts({name: available[name] for name in late})} in "
-            f"{counted(sum(available.values()), 'drawing')})"
-        )
-    return ". Also, ".join(explanations)
-
-
-def _list_counts(counts: Mapping[str, int]) -> str:
-    """Return `0 of 'bee', 1 of 'sun'`."""
-    return ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+    listed = {str(name): count for name, count in index["name"].value_counts().items()}
+    if scarce := selection.find_scarce(classes, listed):
+        raise StageError(f"classes: {selection.explain_scarce(scarce, len(index), mirror.counts())}")
 
 
 def select_classes(index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

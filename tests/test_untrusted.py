@@ -28,11 +28,11 @@ from ruamel.yaml import YAML
 
 from pipeline import dvc, verify
 from pipeline.__main__ import main
-from stages import extract, params
+from stages import params
 from stages.common import tables
 from stages.common.errors import SettingsError, StageError
 from stages.outputs import dataset, index
-from stages.quickdraw import http, images, labels, mirrors, tfds
+from stages.quickdraw import http, images, labels, mirrors, selection, tfds
 from stages.quickdraw.remote import Remote
 from stages.reporting import blind_review, sheets
 from tests import fake_project
@@ -122,7 +122,7 @@ def test_sparse_files_with_too_many_drawings(tmp_path: Path) -> None:
         os.truncate(folder / f"{name}.npy", len(header) + (2**31 - 1) * 784)
     counts = mirrors.Folder(folder).counts()
     rejects(
-        lambda: extract.resolve_num_drawings(10, counts),
+        lambda: selection.resolve_num_drawings(10, counts),
         r"mirror: it claims 4,294,[\d,]+ drawings; .* is the maximum supported",
     )
 

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline import doctor, dvc, server
@@ -23,6 +24,7 @@ from stages.common.urls import hide_secrets
 from stages.params import Params
 from tests import fake_project
 from tests.settings import FULL, ROOT, write
+from tests.stages.drawings import make_mirror, noise
 
 SECRET = "hunter2"
 probe_tensorflow = doctor.probe_tensorflow  # the fixture `root` replaces it
@@ -147,9 +149,13 @@ PROBLEMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a mirror in an unknown user's home": (
         with_settings(mirror="~nosuchuser/x"),
         "mirror",
-        r"the folder .*/~nosuchuser/x does not exist; set",
+        r"~nosuchuser/x is in the home folder of an unknown user; set another mirror",
     ),
-    "an empty mirror": (with_settings(mirror="reviews"), "mirror", r"reviews has no file bee.npy and 19 more"),
+    "a mirror without classes": (
+        with_settings(mirror="reviews"),
+        "mirror",
+        r"reviews holds no <class>.npy, but 'README.md'; convert",
+    ),
     "a mirror that is a file": (with_settings(mirror="dvc.yaml"), "mirror", "dvc.yaml is not a folder"),
     "a store without its package": (with_settings(mirror="s3://bucket/a"), "mirror", "needs a package that is missing"),
     "no data_dir": (with_settings(source="tfds", data_dir="none"), "data_dir", "set source to mirror"),
@@ -198,9 +204,59 @@ def test_a_file_in_the_other_form_of_unicode_is_found(
     root: Path, setting: str, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "drawings").mkdir()
-    (root / "drawings" / f"{file}.npy").touch()
-    with_settings(mirror="drawings", classes=[setting])(root)
-    assert run_doctor(capsys)[1]["mirror"] == ("ok", f"{root / 'drawings'} has a file of each class")
+    np.save(root / "drawings" / f"{file}.npy", noise("bee", 12))
+    with_settings(mirror="drawings", classes=[setting], num_drawings=12)(root)
+    assert run_doctor(capsys)[1]["mirror"] == ("ok", "drawings has 12 drawings, and enough of each class of the run")
+
+
+def saves(name: str, array: "np.typing.NDArray[Any]") -> Callable[[Path], object]:
+    return lambda folder: np.save(folder / f"{name}.npy", array)
+
+
+@pytest.mark.parametrize(
+    ("cause", "settings", "level", "message"),
+    [
+        (lambda _: None, {}, "ok", "460 drawings, and enough of each class of the run"),
+        (lambda _: None, {"num_drawings": "all"}, "ok", "460 drawings"),
+        (lambda _: None, {"num_drawings": 461}, "note", "num_drawings is 461: a run uses all that there are"),
+        (lambda _: None, {"num_drawings": 2}, "error", "classes: the index of 2 drawings has .* raise num_drawings"),
+        (lambda _: None, {"classes": ["bee", "trea"]}, "error", "classes: 'trea' is not a class.* mean 'tree'"),
+        (lambda folder: (folder / "bee.npy").rename(folder / "bee (1).npy"), {}, "error", r"Rename 'bee \(1\).npy' to"),
+        (
+            lambda folder: (folder / "sun.npy").write_text("<html>"),
+            {},
+            "error",
+            "sun.npy is not a .npy file, but a web",
+        ),
+        (saves("tree", noise("tree", 9).reshape(9, 28, 28)), {}, "error", "convert it: python -m pipeline import"),
+        (saves("tree", noise("tree", 1)), {}, "error", "the mirror has 1 of 'tree'; expected: at least 2"),
+        (saves("tree", noise("tree", 110) // 255), {}, "error", "no pixel of 'tree' is above 1.*pipeline import"),
+        (saves("tree", noise("bee", 120)), {}, "error", "100 of the 100 drawings of '(bee|tree)' are also in other"),
+        (saves("tree", 255 - noise("tree", 110) // 4), {"classes": ["tree"]}, "error", "of the paper .*--invert"),
+        (saves("zorro", noise("zorro", 40) // 255), {}, "ok", "460 drawings"),
+    ],
+)
+def test_a_folder_is_checked_as_the_stages_do(
+    root: Path,
+    cause: Callable[[Path], object],
+    settings: dict[str, object],
+    level: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cause(make_mirror(root / "drawings"))
+    with_settings(**{"mirror": "drawings", "classes": ["bee", "tree"], "num_drawings": 200} | settings)(root)
+    exit_code, findings = run_doctor(capsys)
+    assert findings["mirror"][0] == level, findings
+    assert re.search(message, findings["mirror"][1]), findings
+    assert exit_code == (level == "error")
+
+
+def test_the_pixels_of_a_prepared_dataset_are_not_those_of_the_folder(root: Path) -> None:
+    saves("tree", noise("tree", 110) // 255)(make_mirror(root / "drawings"))
+    values = FULL | {"mirror": "drawings", "classes": ["bee", "tree"], "num_drawings": 200}
+    levels = [doctor.check_mirror(values | {"source": source}, root).level for source in ("mirror", "tfds")]
+    assert levels == [Level.ERROR, Level.OK]
 
 
 @pytest.mark.parametrize("path", ["file/below", "/proc/none"])
