@@ -1,5 +1,6 @@
 """Says what a file is that should be a `.npy` file, from its first bytes, which are untrusted input."""
 
+AGAIN = "copy or download the file again"
 IMPORT = "python -m pipeline import WHAT FOLDER"
 START_BYTES = 512  # enough to recognise a file
 NPY = b"\x93NUMPY"
@@ -7,10 +8,10 @@ UTF8_MARK = b"\xef\xbb\xbf"
 # The beginnings of files that people and servers save under the name of a .npy file, in small letters.
 KINDS = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
-    b"<!doctype html": "a web page; download the file again",
-    b"<html": "a web page; download the file again",
-    b"<?xml": "a message of a server in XML; download the file again",
-    b"<error": "a message of a server in XML; download the file again",
+    b"<!doctype html": f"a web page; {AGAIN}",
+    b"<html": f"a web page; {AGAIN}",
+    b"<?xml": f"a message of a server in XML; {AGAIN}",
+    b"<error": f"a message of a server in XML; {AGAIN}",
     b"{": "JSON text",
     b"pk\3\4": f"a zip or .npz file; rename it, and convert it: {IMPORT}",
     b"\x89hdf": "an HDF5 file",
@@ -22,7 +23,7 @@ KINDS = {
 
 
 def explain_no_npy(start: bytes) -> str:
-    """Say what a file is instead of a `.npy` file: `is not a .npy file, but a web page; download the file again`.
+    """Say what a file is instead of a `.npy` file: `is not a .npy file, but a web page; copy or download …`.
 
     Args:
       start: its first bytes.
@@ -33,7 +34,7 @@ def explain_no_npy(start: bytes) -> str:
     if start.startswith(NPY):
         return ""
     if not start:
-        return "is empty"
+        return f"is empty; {AGAIN}"
     text = start.removeprefix(UTF8_MARK).lstrip().lower()
     kind = next((kind for beginning, kind in KINDS.items() if text.startswith(beginning)), "")
     return f"is not a .npy file, but {kind}" if kind else "is not a .npy file"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from stages.common.errors import counted, one_line
 from stages.quickdraw import SIDE
-from stages.quickdraw.file_types import IMPORT, NPY, explain_no_npy
+from stages.quickdraw.file_types import AGAIN, IMPORT, NPY, explain_no_npy
 
 PIXELS = SIDE * SIDE
 MAX_HEADER_BYTES = 1024  # NumPy writes 80 or 128 bytes for such an array
@@ -47,7 +47,7 @@ def parse(start: bytes, size: int) -> Header:
     if explanation := explain_no_npy(start):
         raise ValueError(explanation)
     if len(start) < len(NPY) + 4:
-        raise ValueError(f"is cut short in its header, after {counted(size, 'byte')}")
+        raise ValueError(f"is cut short in its header, after {counted(size, 'byte')}; {AGAIN}")
     if start[6] not in (1, 2, 3):
         raise ValueError(f"has the unknown .npy version {start[6]}")
     preamble = struct.Struct("<8xH") if start[6] == 1 else struct.Struct("<8xI")
@@ -57,7 +57,7 @@ def parse(start: bytes, size: int) -> Header:
     if offset > MAX_HEADER_BYTES:
         raise ValueError(f"has a header of {offset:,} bytes; the maximum supported is {MAX_HEADER_BYTES:,}")
     if len(start) < offset:
-        raise ValueError(f"is cut short in its header, after {counted(size, 'byte')}")
+        raise ValueError(f"is cut short in its header, after {counted(size, 'byte')}; {AGAIN}")
     text = start[preamble.size : offset].decode("latin-1")
 
     descr = _value(r"'descr'\s*:\s*('[^']*'|\[.*\])", text).strip("'")
@@ -77,7 +77,8 @@ def parse(start: bytes, size: int) -> Header:
     if header.size != size:
         fault = "is cut short" if size < header.size else "is too long"
         raise ValueError(
-            f"{fault}: {size:,} bytes, where its header says {counted(header.rows, 'drawing')}, {header.size:,} bytes"
+            f"{fault}: {size:,} bytes, where its header says {counted(header.rows, 'drawing')}, {header.size:,} bytes; "
+            f"{AGAIN}"
         )
     if header.rows > 2**31 - 1:
         raise ValueError(f"holds {header.rows:,} drawings; the maximum supported is 2**31 - 1")

@@ -386,7 +386,7 @@ def _(folder: Path) -> Path:
     return folder / "a.npz"
 
 
-@error("a web page", "{what}: it is not a .npy file, but a web page; download the file again")
+@error("a web page", "{what}: it is not a .npy file, but a web page; copy or download the file again")
 def _(folder: Path) -> Path:
     (folder / "bee.npy").write_text("<html>Not found</html>")
     return folder / "bee.npy"

@@ -66,7 +66,7 @@ def test_an_invalid_folder_is_one_error_line(tmp_path: Path) -> None:
     (tmp_path / "bee.npy").write_bytes(b"")
     file = tmp_path / "bee.npy"
     assert error_of(file) == f"mirror: {file} is not a folder; set mirror to a folder or a URL"
-    assert error_of(tmp_path) == f"mirror: {tmp_path / 'bee.npy'} is empty"
+    assert error_of(tmp_path) == f"mirror: {tmp_path / 'bee.npy'} is empty; copy or download the file again"
     (tmp_path / "bee.npy").unlink()
     (tmp_path / "bee.npy").mkdir()
     assert error_of(tmp_path) == f"mirror: {tmp_path / 'bee.npy'} is not a file"

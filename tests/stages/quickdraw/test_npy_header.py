@@ -52,7 +52,7 @@ HEADER = "{{'descr': '|u1', 'fortran_order': False, 'shape': {}, }}"
         (b"", "is empty"),
         (b"something else", "^is not a .npy file$"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer; run `git lfs pull`$"),
-        (b"\n<!DOCTYPE html>", "^is not a .npy file, but a web page; download the file again$"),
+        (b"\n<!DOCTYPE html>", "^is not a .npy file, but a web page; copy or download the file again$"),
         (b"<HTML>", "a web page"),
         (b"\xef\xbb\xbf<?xml version='1.0'?><Error>", "a message of a server in XML"),
         (b"<Error><Code>NoSuchKey</Code></Error>", "a message of a server in XML"),
@@ -66,9 +66,12 @@ HEADER = "{{'descr': '|u1', 'fortran_order': False, 'shape': {}, }}"
         (b"\x89PNG\r\n\x1a\n", "a PNG picture; convert pictures: python -m pipeline import"),
         (b"\xff\xd8\xff\xe0", "a JPEG picture"),
         (b"PAR1", "a Parquet file"),
-        (b"\x93NUMPY", "^is cut short in its header, after 6 bytes$"),
+        (b"\x93NUMPY", "^is cut short in its header, after 6 bytes; copy or download the file again$"),
         (VALID[:50], "is cut short in its header"),
-        (VALID[:-1], "is cut short: 4,047 bytes, where its header says 5 drawings, 4,048 bytes"),
+        (
+            VALID[:-1],
+            "is cut short: 4,047 bytes, where its header says 5 drawings, 4,048 bytes; copy or download the file",
+        ),
         (VALID + b"\0", "is too long"),
         (b"\x93NUMPY\x09\x00" + VALID[8:], "version 9"),
         (
