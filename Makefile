@@ -28,7 +28,7 @@ PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-run: $(VENV)/.for-run ## Run the pipeline and print the path of its report: MIRROR=<folder> PROFILE=quick SET="seed=1 …"
+run: $(VENV)/.for-run ## Run the pipeline and print a link to its report: MIRROR=<folder> PROFILE=quick SET="seed=1 …"
 	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --mirror "$${MIRROR:-auto}" $(OPTIONS)
 
 test: $(VENV)/.for-dev ## Run the fast tests

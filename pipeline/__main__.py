@@ -25,9 +25,10 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     command = commands.add_parser(
         "run",
-        help="run the stages that are out of date; print the metrics and the path of the report",
-        description="Run the stages that are out of date, save the run as a DVC experiment, and print the metrics and "
-        "the path of the report. The settings of the run are written to params.yaml.",
+        help="run the stages that are out of date; print what was reached and a link to the report",
+        description="Run the stages that are out of date, save the run as a DVC experiment, and print what it has "
+        "reached, what has changed since the last run, and a link to the report. The settings of the run are written "
+        "to params.yaml.",
     )
     command.add_argument(
         "--profile",
@@ -49,7 +50,10 @@ def parser() -> argparse.ArgumentParser:
         help="where the drawings come from: a folder of <class>.npy files (relative to the current folder), a URL, "
         "doodles, or auto (the public bucket; doodles if it cannot be reached); default: the setting mirror",
     )
-    command.set_defaults(execute=lambda arguments: run.run(arguments.profile, arguments.set, arguments.mirror))
+    command.add_argument("--open", action="store_true", help="open the report in the browser when the run is done")
+    command.set_defaults(
+        execute=lambda arguments: run.run(arguments.profile, arguments.set, arguments.mirror, arguments.open)
+    )
 
     command = commands.add_parser(
         "serve",

@@ -26,6 +26,8 @@ from stages.reporting.sheets import read_sheet
 PAGE = Path("reports/compare.html")
 WORKSPACE = "workspace"
 SHEETS = "reports/classes"
+METRICS_TABLE = "reports/metrics.csv"
+METRICS_SUMMARY = "reports/metrics.json"
 MAX_GENERATED = 8
 
 
@@ -91,9 +93,9 @@ def read(root: Path, name: str) -> ExperimentReport:
     sheets = {Path(path).name.partition("_")[0]: path for path in snapshot.list(SHEETS)}
     try:
         metrics, better = overall(snapshot)
-        saved = json.loads(snapshot.read("reports/metrics.json"))
+        saved = json.loads(snapshot.read(METRICS_SUMMARY))
         measured_with = {key: saved[key] for key in MEASURED_WITH if key in saved}
-        rows = {row["label"]: row for row in _table(snapshot, "reports/classes.csv")}
+        rows = {row["label"]: row for row in _rows(snapshot.read_text("reports/classes.csv"))}
         classes = {}
         for label, path in sheets.items():
             row = rows[label]
@@ -111,16 +113,21 @@ def overall(snapshot: dvc.Snapshot) -> tuple[dict[str, MetricValue], dict[str, s
     An older run without reports/metrics.csv has only the values in reports/metrics.json.
     """
     try:
-        rows = [row for row in _table(snapshot, "reports/metrics.csv") if not row["label"]]
+        return parse_metrics(snapshot.read_text(METRICS_TABLE))
     except dvc.NoSuchFile:
-        values = json.loads(snapshot.read("reports/metrics.json"))
+        values = json.loads(snapshot.read(METRICS_SUMMARY))
         return {key: MetricValue(value) for key, value in values.items() if isinstance(value, float)}, {}
+
+
+def parse_metrics(table: str) -> tuple[dict[str, MetricValue], dict[str, str]]:
+    """The metrics over all classes in a metrics.csv, and which values of each are better."""
+    rows = [row for row in _rows(table) if not row["label"]]
     metrics = {row["metric"]: MetricValue(*(float(row[key] or "nan") for key in MetricValue._fields)) for row in rows}
     return metrics, {row["metric"]: row["better"] for row in rows}
 
 
-def _table(snapshot: dvc.Snapshot, path: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(snapshot.read_text(path), newline="")))
+def _rows(table: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(table, newline="")))
 
 
 def shown_drawings(sheet: bytes) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""The command `run`: resolve the settings, run the stages that are out of date, save an experiment, print the metrics.
+"""The command `run`: resolve the settings, run the stages that are out of date, save an experiment, print a summary.
 
 The settings of the run are written to params.yaml, so that DVC's own commands continue with them. The run is saved as a
 DVC experiment, which `dvc exp show` lists.
@@ -7,24 +7,33 @@ DVC experiment, which `dvc exp show` lists.
 import contextlib
 import functools
 import sys
+import webbrowser
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline import dvc
-from pipeline.run_settings import experiment_name, parse_override, profiles, resolve_source, update_params_file
+from pipeline import dvc, summary
+from pipeline.run_settings import (
+    experiment_name,
+    fingerprint,
+    parse_override,
+    profiles,
+    resolve_source,
+    update_params_file,
+)
 from pipeline.server import find_server
 from pipeline.subprocesses.supervisor import exit_on_signals
 from stages import params
 from stages.common import files
 
 
-def run(profile: str | None, overrides: Iterable[str], mirror: str | None) -> None:
-    """Run the stages that are out of date, save the run as an experiment, and print its metrics and reports.
+def run(profile: str | None, overrides: Iterable[str], mirror: str | None, open_report: bool = False) -> None:
+    """Run the stages that are out of date, save the run as an experiment, and print what it has reached.
 
     Args:
       profile: the name of a profile, applied to the committed params.yaml; None uses the current params.yaml.
       overrides: changes to single settings, each `key=value`, applied after the profile.
       mirror: a folder relative to the current one, a URL, `doodles` or `auto`; None keeps the setting.
+      open_report: whether to open the report in the browser.
 
     Raises:
       SettingsError: a setting cannot be used; nothing has run.
@@ -48,16 +57,25 @@ def run(profile: str | None, overrides: Iterable[str], mirror: str | None) -> No
                 _run_here(root, name)
             else:
                 _run_as_flow(name)
-        metrics = dvc.metrics(root)
+        changed = fingerprint(current) if profile is None and settings != current else None
+        lines = [*summary.describe_run(root), *summary.describe_changes(root, name, changed)]
+        lines += summary.describe_checkout(root, name)
 
-    print(f"\nsaved as the experiment {name}")
-    for metric, value in metrics.items():
-        print(f"{metric}: {value:.4g}" if isinstance(value, float) else f"{metric}: {value}")
-    if changed := " ".join(sorted(dvc.changed_files(root) & dvc.RUN_FILES, reverse=True)):
-        print(f"changed by this run: `git commit {changed}` keeps it, `git restore {changed}` goes back")
-    for path in dvc.outputs(root):
-        if path.endswith(".html"):
-            print(f"report: {root / path}")
+    print(f"\nsaved as the experiment {name}", *lines, sep="\n")
+    for link in [(root / path).as_uri() for path in dvc.outputs(root) if path.endswith(".html")]:
+        print(f"report: {link}", flush=True)
+        if open_report:
+            open_in_browser(link)
+
+
+def open_in_browser(link: str) -> None:
+    """Open a page in the browser. If that fails, print a line: the run is complete."""
+    try:
+        opened = webbrowser.open(link)
+    except (webbrowser.Error, OSError):
+        opened = False
+    if not opened:
+        print("No browser can be opened here: follow the link to the report yourself", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

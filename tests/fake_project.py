@@ -56,12 +56,13 @@ STAGE = """
         text = json.dumps({name: digest})
         if out.name in ("metrics.json", "metrics.csv"):
             values = iter(int(digest[start:start + 4], 16) / 65536 for start in range(0, 32, 4))
-            metrics = dict(zip(("heldout_bits_per_dim", "class_accuracy", "mmd", "recall"), values))
+            names = ["heldout_bits_per_dim", "class_accuracy", "mmd"]
             if out.name == "metrics.csv":
-                rows = [f"{metric},,,{value!r},,,," for metric, value in metrics.items()]
+                names += ["recall", "label_accuracy"]
+                rows = [f"{metric},,,{value!r},,,{value!r}," for metric, value in zip(names, values)]
                 text = "\\n".join(["metric,label,name,value,low,high,reference,better", *rows, ""])
             else:
-                del metrics["recall"]
+                metrics = dict(zip(names, values))
                 for key, folder in (("heldout", "data/filter"), ("judge", "data/judge")):
                     metrics[key] = hashlib.md5((pathlib.Path(folder) / "content").read_bytes()).hexdigest()[:8]
                 text = json.dumps(metrics | {"generated": settings["eval_samples_per_class"]})

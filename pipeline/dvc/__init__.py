@@ -4,7 +4,7 @@ DVC commands run as child processes, and their output is read line by line. The 
 and the files of an experiment are read through DVC's Python API.
 """
 
-from pipeline.dvc.cache import cache_folder, configure_store
+from pipeline.dvc.cache import cache_folder, configure_store, read_from_cache
 from pipeline.dvc.errors import DvcError, NoSuchFile, OutOfTime
 from pipeline.dvc.experiments import (
     Experiment,
@@ -58,6 +58,7 @@ __all__ = [
     "outputs",
     "project_root",
     "read_committed",
+    "read_from_cache",
     "remote",
     "resolve_commit",
     "stages",

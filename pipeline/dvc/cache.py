@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.dvc.errors import DvcError
+from pipeline.dvc.errors import DvcError, NoSuchFile
+from pipeline.dvc.git import read_committed
 from pipeline.dvc.locks import config_lock
-from pipeline.dvc.repository import open_repository
+from pipeline.dvc.repository import LOCK_FILE, open_repository
 from stages.common import files
 
 STORE_REMOTE = "store"  # the name of the remote that `configure_store` adds
@@ -20,6 +21,23 @@ def cache_folder(root: Path) -> Path:
     """The folder of DVC's cache."""
     with open_repository(root) as repository:
         return Path(repository.cache.local_cache_dir)
+
+
+def read_from_cache(root: Path, commit: str, path: str) -> bytes:
+    """The bytes of an output of a commit, a file, from the cache on this machine. No remote is asked.
+
+    Raises:
+      NoSuchFile: the commit does not have this output, or the cache lacks it.
+    """
+    from dvc.utils.serialize import parse_yaml  # faster than the YAML parser that reads dvc.yaml
+
+    entries = parse_yaml(read_committed(root, LOCK_FILE, commit), LOCK_FILE).get("stages", {}).values()
+    outs = {out["path"]: out["md5"] for stage in entries for out in stage.get("outs", [])}
+    try:
+        with open_repository(root) as repository:
+            return Path(repository.cache.local.oid_to_path(outs[path])).read_bytes()
+    except (KeyError, FileNotFoundError):
+        raise NoSuchFile(f"{commit} has no {path}, or it is not in DVC's cache") from None
 
 
 def repair_cache(root: Path) -> list[str]:

@@ -31,12 +31,18 @@ class MetricValue(NamedTuple):
 
 
 def format_value(value: float, metric: str) -> str:
-    """A metric's value as text; shares in percent, and a dash for NaN."""
+    """A metric's value as text, on every page and in every sentence: shares in percent, and a dash for NaN."""
     if math.isnan(value):
         return "–"
     if metric in SHARES:
-        return f"{value:.0%}" if value >= 0.0995 or value == 0 else f"{value:.1%}"
+        return f"{value:.0%}" if 0.0995 <= value < 0.995 or value in (0, 1) else f"{value:.1%}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def format_difference(first: float, second: float, metric: str) -> str:
+    """The absolute difference of two values of a metric, as text."""
+    difference = abs(second - first)
+    return f"{100 * difference:.1f} percentage points" if metric in SHARES else format_value(difference, metric)
 
 
 def format_interval(metric_value: MetricValue, metric: str) -> str:

@@ -15,6 +15,7 @@ from stages.quickdraw import SIDE
 from stages.reporting import charts, html
 from stages.reporting.inputs import Report
 from stages.reporting.metric_values import format_interval, format_value, sort_key
+from stages.reporting.sentences import may_have_copies
 from stages.reporting.sheets import Images
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def page(report: Report) -> str:
             "format_setting": html.format_setting,
             "format_value": format_value,
             "frames": frames,
+            "may_have_copies": may_have_copies,
             "number": "{:,}".format,
             "percent": "{:.0%}".format,
             "sort_key": sort_key,

@@ -49,9 +49,12 @@ def dvc_command(*arguments: str) -> int:
 def test_a_run_from_its_arguments_to_the_report(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--profile", "quick", "--mirror", "../a b, [c]: {d}"]) == 0
     out = capfd.readouterr().out
-    assert f"report: {repository}/reports/index.html\n" in out
-    assert re.search(r"^heldout_bits_per_dim: 0\.\d+\n(?:.+: .+\n)+report: ", out, re.MULTILINE)
-    assert "recall" not in out, "only the metrics of metrics.json"
+    assert out.endswith(f"report: {repository.as_uri()}/reports/index.html\n")
+    assert "my%20project" in out
+    assert re.search(r"^A classifier names the right class for \S+% of the generated drawings", out, re.MULTILINE)
+    assert re.search(r"^The model needs \S+ bits for a pixel of real drawings", out, re.MULTILINE)
+    assert "params.yaml holds the settings of this run; `git restore params.yaml` goes back\n" in out
+    assert "compared with" not in out, "there is no earlier run"
     runs = fake_project.recorded_runs(repository)
     assert sorted(entry["stage"] for entry in runs) == sorted(["extract", "filter", "judge", *FROM_TRAIN])
     assert {entry["settings"]["mirror"] for entry in runs} == {"../a b, [c]: {d}"}
@@ -69,6 +72,8 @@ def test_a_run_from_its_arguments_to_the_report(repository: Path, capfd: pytest.
     assert sorted(fake_project.stages_run(repository)) == sorted(FROM_TRAIN)
     assert len(experiment_names(repository)) == 2
     [experiment] = set(experiment_names(repository)) - {name}
+    out = capfd.readouterr().out
+    assert f"compared with the last run, {name} (num_resnet 1 → 3):\n  Class accuracy: " in out
 
     # The same profile again, which starts from the committed file: nothing is computed, and no experiment is added.
     assert main(["run", "--profile", "quick", "--mirror", "../a b, [c]: {d}"]) == 0

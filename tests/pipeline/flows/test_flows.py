@@ -284,7 +284,7 @@ def test_a_run_from_the_command_line_is_a_flow_and_includes_a_new_stage(server: 
             cwd=root, env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        assert f"report: {root}/reports/index.html\n" in done.stdout
+        assert f"report: {root.as_uri()}/reports/index.html\n" in done.stdout
         flow_run = next(flow_run for flow_run in server.runs() if flow_run["id"] in done.stdout + done.stderr)
         assert flow_run["name"] in done.stdout
         return str(flow_run["id"])
