@@ -10,16 +10,9 @@ from pipeline.run_settings import HTTP_TIMEOUT
 
 
 def find_server() -> str | None:
-    """The URL of the configured Prefect API if its server answers, else None. If None, print why."""
+    """The URL of the configured Prefect API if its server answers, else None. If it does not answer, print so."""
     address = configured_server()
-    if address is None:
-        print(
-            "No Prefect server is configured: progress is shown in this terminal only. "
-            "`python -m pipeline serve` starts a server.",
-            flush=True,
-        )
-        return None
-    if server_answers(address):
+    if address is None or server_answers(address):
         return address
     print(f"The Prefect server at {address} does not answer: progress is shown in this terminal only.", flush=True)
     return None

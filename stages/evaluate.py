@@ -71,10 +71,10 @@ def main(settings: Params) -> None:
         folder = outputs.enter_context(files.atomic_folder(evaluation.FOLDER))
         metrics_file, *tables = (outputs.enter_context(files.atomic_file(path)) for path in (SUMMARY, *TABLES))
         heldout, training = data.where(data.heldout), data.where(~data.heldout)
-        pixel_bits = bits_by_pixel(trained, heldout)
+        pixel_bits = bits_by_pixel(trained, heldout, "held-out drawings")
         bits = pixel_bits.reshape(len(pixel_bits), -1).mean(axis=1)
         training_subset = training.where(in_proportion(training.labels, heldout.labels, TRAINING_DRAWINGS))
-        training_bits = bits_by_pixel(trained, training_subset).mean(axis=(1, 2))
+        training_bits = bits_by_pixel(trained, training_subset, "training drawings").mean(axis=(1, 2))
         label_subset = heldout.where(first_of_each_class(heldout.labels, LABEL_ACCURACY_DRAWINGS))
 
         real, real_predictions, real_nearest = score(judge, heldout.images, heldout.labels, training.images)
@@ -125,13 +125,19 @@ def main(settings: Params) -> None:
 # --- The likelihood of real drawings ---
 
 
-def bits_by_pixel(trained: model.Model, data: Drawings) -> npt.NDArray[np.float64]:
-    """-log2 of the probability of each pixel of drawings given their class, (N, 28, 28)."""
+def bits_by_pixel(trained: model.Model, data: Drawings, what: str) -> npt.NDArray[np.float64]:
+    """-log2 of the probability of each pixel of drawings given their class, (N, 28, 28).
+
+    Args:
+      trained: the model.
+      data: the drawings.
+      what: what they are, in the plural, for the lines on progress.
+    """
     from stages.pixelcnn import network
     from stages.pixelcnn.likelihood import PixelBits
 
     measure = PixelBits(trained.config, network.kernels(trained.config, trained.weights))
-    with progress("evaluate", len(data.labels), "drawings") as add:
+    with progress("evaluate: likelihood", len(data.labels), what) as add:
         return measure(data.images, trained.condition(data.labels), add)
 
 
@@ -143,7 +149,8 @@ def own_label_is_likeliest(trained: model.Model, drawings: Drawings) -> npt.NDAr
     relabelled = Drawings(
         drawings.images[rows], np.tile(labels, len(drawings.labels)), drawings.names[rows], drawings.heldout[rows]
     )
-    bits = bits_by_pixel(trained, relabelled).mean(axis=(1, 2)).reshape(-1, num_classes)
+    what = f"pairs of {len(drawings.labels)} held-out drawings and {num_classes} classes"
+    bits = bits_by_pixel(trained, relabelled, what).mean(axis=(1, 2)).reshape(-1, num_classes)
     return np.asarray(labels[bits.argmin(axis=1)] == drawings.labels)
 
 

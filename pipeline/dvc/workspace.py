@@ -86,8 +86,8 @@ class Workspace:
 
         Args:
           stage: the name of the stage; None for all.
-          line: called with each line that DVC and the stages print.
-          echo: whether to print these lines as well, except for those of the error that is raised, and DVC's hints.
+          line: called with each line that DVC and the stages print, except for DVC's hints.
+          echo: whether to print these lines as well, except for those of the error that is raised.
           seconds: the time limit; None for none.
 
         Raises:
@@ -104,7 +104,8 @@ class Workspace:
 
         def parse_and_report(text: str) -> None:
             parser.add(text)
-            line(text)
+            if not parser.in_hint:
+                line(text)
 
         with repair_lock:
             for text in [] if self._cache_checked else repair_cache(self._cache_of):

@@ -6,6 +6,7 @@ Runs with DVC are in tests/pipeline/dvc.
 import base64
 import contextlib
 import http.server
+import os
 import shutil
 import socketserver
 import threading
@@ -171,6 +172,23 @@ def test_a_prefect_server_with_a_password(monkeypatch: pytest.MonkeyPatch) -> No
             monkeypatch.setenv("PREFECT_API_AUTH_STRING", password)
             assert server.server_answers(f"{address}/api")
             assert server.server_answers(f"{address}/api", "work_pools/quickdraw") is accepted
+
+
+def test_a_server_is_mentioned_only_if_one_is_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in [name for name in os.environ if name.startswith("PREFECT_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.chdir(tmp_path)
+    assert server.find_server() is None
+    assert capsys.readouterr() == ("", "")
+
+    monkeypatch.setattr(server, "configured_server", lambda: "http://127.0.0.1:1/api")
+    assert server.find_server() is None
+    assert capsys.readouterr().out == (
+        "The Prefect server at http://127.0.0.1:1/api does not answer: progress is shown in this terminal only.\n"
+    )
 
 
 def test_a_server_of_another_protocol_is_not_a_prefect_server(monkeypatch: pytest.MonkeyPatch) -> None:

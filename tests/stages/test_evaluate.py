@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stages import evaluate as stage
+from stages.common import progress
 from stages.metrics import catalogue, subsets
 from stages.metrics.compute import Row
 from stages.metrics.intervals import Estimate
@@ -28,7 +29,7 @@ def drawings(number: int) -> Drawings:
 def test_bits_by_pixel_match_the_training_loss() -> None:
     trained = models.tiny()
     data = drawings(PixelBits.BATCH_SIZE + 3)
-    bits = stage.bits_by_pixel(trained, data)
+    bits = stage.bits_by_pixel(trained, data, "drawings")
     assert bits.shape == (PixelBits.BATCH_SIZE + 3, 28, 28)
     weights = network.kernels(trained.config, trained.weights)
     expected = training.bits_per_dim(trained.config, weights, data.images, trained.condition(data.labels))
@@ -45,10 +46,20 @@ def test_own_label_is_likeliest_matches_scoring_every_label(conditioning: str) -
     bits = []
     for known in trained.classes:
         relabelled = Drawings(data.images, np.full_like(data.labels, known.label), data.names, data.heldout)
-        bits.append(stage.bits_by_pixel(trained, relabelled))
+        bits.append(stage.bits_by_pixel(trained, relabelled, "drawings"))
     likeliest = np.array([known.label for known in trained.classes])[np.mean(bits, axis=(2, 3)).argmin(axis=0)]
     correct = stage.own_label_is_likeliest(trained, data)
     assert correct.tolist() == (likeliest == data.labels).tolist()
+
+
+def test_the_progress_says_what_is_counted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
+    trained = models.tiny()
+    stage.bits_by_pixel(trained, drawings(4), "training drawings")
+    assert "evaluate: likelihood: 4 of 4 training drawings (100%)" in capsys.readouterr().err
+    stage.own_label_is_likeliest(trained, drawings(5))
+    expected = "evaluate: likelihood: 15 of 15 pairs of 5 held-out drawings and 3 classes (100%)"
+    assert expected in capsys.readouterr().err
 
 
 def test_the_first_drawings_of_each_class_are_chosen() -> None:

@@ -55,6 +55,7 @@ def test_a_run_from_its_arguments_to_the_report(repository: Path, capfd: pytest.
     assert re.search(r"^The model needs \S+ bits for a pixel of real drawings", out, re.MULTILINE)
     assert "params.yaml holds the settings of this run; `git restore params.yaml` goes back\n" in out
     assert "compared with" not in out, "there is no earlier run"
+    assert "Prefect" not in out and "dvc push" not in out, "no hints on what nobody has asked for"
     runs = fake_project.recorded_runs(repository)
     assert sorted(entry["stage"] for entry in runs) == sorted(["extract", "filter", "judge", *FROM_TRAIN])
     assert {entry["settings"]["mirror"] for entry in runs} == {"../a b, [c]: {d}"}

@@ -93,6 +93,7 @@ def test_the_outcome_of_a_stage_is_ran_unchanged_or_restored(root: Path) -> None
     assert dvc.up_to_date(root) == set()
     assert workspace.reproduce("first", line=lines.append) == {"first": Outcome.RAN}
     assert any(line.startswith("Running stage 'first'") for line in lines)
+    assert not any("dvc push" in line or "git add" in line for line in lines), "no hints of DVC"
     assert dvc.up_to_date(root) == {"first"}
     assert workspace.reproduce() == {
         "first": Outcome.UNCHANGED,
