@@ -20,7 +20,14 @@ from pipeline import dvc
 from stages import params
 from stages.common import files
 from stages.reporting import html
-from stages.reporting.metric_values import MEASURED_WITH, MetricValue, ranking_cost, why_incomparable
+from stages.reporting.metric_values import (
+    MEASURED_WITH,
+    MetricValue,
+    format_interval,
+    format_value,
+    ranking_cost,
+    why_incomparable,
+)
 from stages.reporting.sheets import read_sheet
 
 PAGE = Path("reports/compare.html")
@@ -173,10 +180,6 @@ def best(metric: str, values: Sequence[MetricValue | None], better: str | None) 
     return lowest if len(lowest) < len(costs) else set()
 
 
-def format_value(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
-
-
 def page(experiments: Sequence[ExperimentReport]) -> str:
     """The page as HTML."""
     here = Path(__file__).parent
@@ -194,6 +197,7 @@ def page(experiments: Sequence[ExperimentReport]) -> str:
         here / "compare.html",
         style=here / "compare.css",
         filters={
+            "format_interval": format_interval,
             "format_value": format_value,
             "metric_name": lambda key: key.replace("_", " "),
         },

@@ -144,9 +144,9 @@ def test_an_old_run_shows_a_dash_for_metrics_that_it_does_not_have(monkeypatch: 
         "heldout bits per dim": ["1.500", "–"],
         "fidelity": ["0.500", "–"],
         "told apart": ["0.750", "–"],
-        "class accuracy": ["–", "0.750"],
-        "ink": ["–", "0.200"],
-        "recall": ["–", "0.375"],
+        "class accuracy": ["–", "75%"],
+        "ink": ["–", "20%"],
+        "recall": ["–", "38%"],
         "heldout": ["unknown", "1a2b3c4d"],
         "judge": ["unknown", "5e6f7a8b"],
         "generated": ["unknown", "480"],
@@ -229,10 +229,10 @@ def test_the_page_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == 390, "tables scroll, the page does not"
         intervals = (
-            page.locator(".metrics small").filter(has_text=" to 0.").evaluate_all("all => all.map(x => x.offsetHeight)")
+            page.locator(".metrics small").filter(has_text="% to ").evaluate_all("all => all.map(x => x.offsetHeight)")
         )
         assert intervals and max(intervals) < 30, "no interval is broken over two lines"
-        assert page.locator(".best").all_inner_texts() == ["0.750 best\n0.650 to 0.850", "0.375 best"]
+        assert page.locator(".best").all_inner_texts() == ["75% best\n65% to 85%", "38% best"]
         assert page.get_by_role("row", name="seed").get_by_role("cell").all_inner_texts() == ["0", "1"]
         assert page.get_by_role("rowheader", name=HOSTILE).is_visible()
         assert page.get_by_text("not among its classes").count() == 1
@@ -306,7 +306,7 @@ def test_experiments_and_revisions_are_compared_without_running_stages(
     assert main(["compare", "HEAD", "second"]) == 0
     page = (repository / "reports/compare.html").read_text()
     assert '<th scope="row"><code>seed</code></th><td>0</td><td>1</td>' in page
-    assert '<td class="best">0.500 <b>best</b>' in page
+    assert '<td class="best">50% <b>best</b>' in page
     first = module.read(repository, "HEAD").classes["26"]
     assert first.metrics == {"class_accuracy": MetricValue(0.25)}
     assert first.generated != module.read(repository, "second").classes["26"].generated
