@@ -21,7 +21,7 @@ MAX_INK = 0.6
 # The scales that people use instead of 0 to 255. The brightest pixel of every class of Quick, Draw! is 255.
 OTHER_SCALES = (1, 16)
 # Of 40,993 drawings of all classes of Quick, Draw!, 100 to 425 of each, no two are equal; among more, a few simple ones
-# are. So a tenth of a class that is also in other classes is suspicious, and a half is a copy.
+# may be. So a tenth of a class that is also in other classes is suspicious, and a half is a copy.
 MANY_EQUAL = 10  # drawings; fewer can be equal by chance
 SUSPICIOUS_SHARE, COPY_SHARE = 0.1, 0.5
 

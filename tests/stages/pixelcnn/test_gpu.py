@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gpu
 
 CONFIG = Config((28, 28, 1), (3,), 1, 3, 32, 5, position="coordinates")
 RANDOM = np.random.default_rng(0)
-IMAGES = (RANDOM.random((8, 28, 28, 1)) < 0.2) * RANDOM.integers(0, 256, (8, 28, 28, 1)).astype(np.uint8)
+IMAGES = np.where(RANDOM.random((8, 28, 28, 1)) < 0.2, RANDOM.integers(0, 256, (8, 28, 28, 1)), 0).astype(np.uint8)
 CONDITION = np.eye(3, dtype=np.float32)[RANDOM.integers(0, 3, 8)]
 MUON = TrainingConfig(10, 0.003, muon_learning_rate=0.02, ema_decay=0.9, clip_norm=1.0, input_noise=0.1)
 

@@ -49,7 +49,7 @@ def images(config: Config, *batch: int, seed: int = 0) -> Images:
     return pixels.astype(np.float32)
 
 
-def condition(config: Config, *batch: int, seed: int = 0) -> dict[str, Images]:
+def condition(config: Config, *batch: int, seed: int = 0) -> dict[str, Any]:
     """The conditional input as a keyword argument; empty without a condition."""
     if config.conditional_shape is None:
         return {}
