@@ -93,6 +93,11 @@ def _changed_settings(root: Path, last: dvc.Experiment) -> str:
 def describe_checkout(root: Path, name: str) -> list[str]:
     """What the run has left in the checkout, in lines: how to undo, keep and share it."""
     changed = dvc.changed_files(root) & dvc.RUN_FILES
-    restore = ["params.yaml holds the settings of this run; `git restore params.yaml` goes back"]
-    keep = f"`git commit {' '.join(sorted(changed, reverse=True))}` keeps the run, " if changed else ""
-    return [*restore * ("params.yaml" in changed), f"{keep}`dvc exp push origin {name}` shares it (README.md says how)"]
+    lines = []
+    if "params.yaml" in changed:
+        lines.append("params.yaml holds the settings of this run; `git restore params.yaml` goes back")
+    if changed:
+        lines.append(f"`git commit {' '.join(sorted(changed, reverse=True))}` keeps the run (README.md says how)")
+    if dvc.remote(root):  # without one, there is nowhere to share it
+        lines.append(f"`dvc exp push origin {name}` shares it with colleagues")
+    return lines

@@ -71,7 +71,7 @@ def test_a_run_is_kept_and_shared(clones: tuple[Path, Path]) -> None:
     main = fake_project.git(first, "branch", "--show-current").strip()
     printed = execute(first, "python -m pipeline run --profile quick --mirror doodles")
     quick, outputs = saved_experiment(printed), contents(first)
-    assert f"`git commit params.yaml dvc.lock` keeps the run, `dvc exp push origin {quick}` shares it" in printed
+    assert "`git commit params.yaml dvc.lock` keeps the run" in printed
     assert fake_project.git(first, "status", "--porcelain").split() == ["M", "dvc.lock", "M", "params.yaml"]
 
     # Shared as an experiment, while it is nowhere committed.

@@ -206,15 +206,22 @@ def test_metrics_that_cannot_be_read_are_not_described(root: Path, table: bytes 
 
 def test_the_checkout_is_described_as_far_as_the_run_has_changed_it(root: Path) -> None:
     restore = "params.yaml holds the settings of this run; `git restore params.yaml` goes back"
-    share = "`dvc exp push origin quick-1a2b3c4d` shares it (README.md says how)"
     finish_run(root)
-    keep = "`git commit dvc.lock` keeps the run"
-    assert summary.describe_checkout(root, "quick-1a2b3c4d") == [f"{keep}, {share}"]
+    keep = "`git commit dvc.lock` keeps the run (README.md says how)"
+    assert summary.describe_checkout(root, "quick-1a2b3c4d") == [keep]
     finish_run(root, seed=1)
-    keep = "`git commit params.yaml dvc.lock` keeps the run"
-    assert summary.describe_checkout(root, "quick-1a2b3c4d") == [restore, f"{keep}, {share}"]
+    keep = "`git commit params.yaml dvc.lock` keeps the run (README.md says how)"
+    assert summary.describe_checkout(root, "quick-1a2b3c4d") == [restore, keep]
     fake_project.git(root, "commit", "--quiet", "--message", "Keep the run", "params.yaml", "dvc.lock")
-    assert summary.describe_checkout(root, "quick-1a2b3c4d") == [share]
+    assert summary.describe_checkout(root, "quick-1a2b3c4d") == []
+
+
+def test_a_run_can_be_shared_if_there_is_a_remote(root: Path, tmp_path: Path) -> None:
+    config = root / ".dvc/config"
+    text = config.read_text().replace("[core]", "[core]\n    remote = team")
+    config.write_text(f"{text}['remote \"team\"']\n    url = {tmp_path}\n")
+    lines = summary.describe_checkout(root, "quick-1a2b3c4d")
+    assert lines[-1] == "`dvc exp push origin quick-1a2b3c4d` shares it with colleagues"
 
 
 # --- The browser ---
