@@ -35,7 +35,6 @@ from stages.metrics.subsets import first_of_each_class, in_proportion
 from stages.outputs import classifier, dataset, evaluation, model, samples
 from stages.outputs.dataset import Drawings
 from stages.params import Params
-from stages.quickdraw import IMAGE_SHAPE
 
 SUMMARY = Path("reports/metrics.json")
 CLASSES = Path("reports/classes.csv")
@@ -60,8 +59,9 @@ def main(settings: Params) -> None:
     per_class = settings.eval_samples_per_class
     generated_images = np.asarray(samples.read(len(settings.classes), per_class)[:, :per_class])
     trained = model.load()
+    check_shapes(data.image_shape, trained.config.image_shape, generated_images.shape[2:])
     gpus = device.configure(settings.device, settings.deterministic)
-    judge = classifier.load()
+    judge = classifier.load(data.image_shape)
     classes = trained.classes
     if judge.classes != tuple(classes):
         raise StageError(f"{classifier.FOLDER} holds a judge of other classes: run the stage judge again")
@@ -72,15 +72,15 @@ def main(settings: Params) -> None:
         metrics_file, *tables = (outputs.enter_context(files.atomic_file(path)) for path in (SUMMARY, *TABLES))
         heldout, training = data.where(data.heldout), data.where(~data.heldout)
         pixel_bits = bits_by_pixel(trained, heldout, "held-out drawings")
-        bits = pixel_bits.reshape(len(pixel_bits), -1).mean(axis=1)
+        bits = bits_per_dim(pixel_bits, data)
         training_subset = training.where(in_proportion(training.labels, heldout.labels, TRAINING_DRAWINGS))
-        training_bits = bits_by_pixel(trained, training_subset, "training drawings").mean(axis=(1, 2))
+        training_bits = bits_per_dim(bits_by_pixel(trained, training_subset, "training drawings"), data)
         label_subset = heldout.where(first_of_each_class(heldout.labels, LABEL_ACCURACY_DRAWINGS))
 
         real, real_predictions, real_nearest = score(judge, heldout.images, heldout.labels, training.images)
         labels = np.repeat([known.label for known in classes], per_class)
         generated, predictions, nearest = score(
-            judge, generated_images.reshape(-1, *IMAGE_SHAPE), labels, training.images
+            judge, generated_images.reshape(-1, *data.image_shape), labels, training.images
         )
         rows = [
             *compute.likelihood(
@@ -122,11 +122,18 @@ def main(settings: Params) -> None:
         )
 
 
+def check_shapes(drawings: tuple[int, ...], trained: tuple[int, ...], generated: tuple[int, ...]) -> None:
+    """Raise `StageError` unless the drawings, the model and the generated drawings have one shape."""
+    for shape, what, stage in ((trained, model.FOLDER, "train"), (generated, samples.FOLDER, "sample")):
+        if shape != drawings:
+            raise StageError(f"{what} is of drawings of shape {shape}, not {drawings}: run the stage {stage} again")
+
+
 # --- The likelihood of real drawings ---
 
 
 def bits_by_pixel(trained: model.Model, data: Drawings, what: str) -> npt.NDArray[np.float64]:
-    """-log2 of the probability of each pixel of drawings given their class, (N, 28, 28).
+    """-log2 of the probability of each pixel of drawings given their class, (N, height, width).
 
     Args:
       trained: the model.
@@ -139,6 +146,11 @@ def bits_by_pixel(trained: model.Model, data: Drawings, what: str) -> npt.NDArra
     measure = PixelBits(trained.config, network.kernels(trained.config, trained.weights))
     with progress("evaluate: likelihood", len(data.labels), what) as add:
         return measure(data.images, trained.condition(data.labels), add)
+
+
+def bits_per_dim(pixel_bits: npt.NDArray[np.float64], data: Drawings) -> npt.NDArray[np.float64]:
+    """The bits of each drawing, divided by its number of values, (N,), from the bits of its pixels."""
+    return np.asarray(pixel_bits.reshape(len(pixel_bits), -1).mean(axis=1) / data.image_shape[2])
 
 
 def own_label_is_likeliest(trained: model.Model, drawings: Drawings) -> npt.NDArray[np.bool_]:
@@ -164,17 +176,17 @@ def score(
 
     Args:
       judge: the classifier.
-      images: (N, 28, 28, 1) uint8.
+      images: (N, height, width, channels) uint8.
       labels: (N,) the drawings' labels.
-      training: (M, 28, 28, 1) uint8, the training drawings.
+      training: (M, height, width, channels) uint8, the training drawings.
 
     Returns:
       What the metrics need, the judge's predictions, and the row in `training` of each nearest drawing, (N,).
     """
     predictions = judge.predict(np.asarray(images))
-    distances, nearest = pixels.nearest(images[..., 0], training[..., 0])
+    distances, nearest = pixels.nearest(images, training)
     scored = ScoredDrawings(
-        images=np.asarray(images[..., 0]),
+        images=np.asarray(images),
         class_indices=class_indices(labels, judge.classes),
         predicted=predictions.probabilities.argmax(axis=1),
         features=predictions.features,

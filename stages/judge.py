@@ -26,7 +26,7 @@ from stages.params import Params
 
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3  # initial; it falls to 0 along a cosine
-MAX_SHIFT = 2  # pixels; random shifts teach the judge to ignore the position of a drawing
+MAX_SHIFT = 1 / 14  # of the shorter side; random shifts teach the judge to ignore the position of a drawing
 
 
 def main(settings: Params) -> None:
@@ -52,7 +52,8 @@ def train(data: Drawings, classes: Sequence[Class], steps: int, seed: int) -> Ju
     import tf_keras
 
     tf_keras.utils.set_random_seed(seed)
-    judge = Judge(classes)
+    judge = Judge(classes, data.image_shape)
+    max_shift = max(round(min(data.image_shape[:2]) * MAX_SHIFT), 1)
     optimizer = tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps))
 
     @tf.function(autograph=False)
@@ -71,7 +72,7 @@ def train(data: Drawings, classes: Sequence[Class], steps: int, seed: int) -> Ju
             while len(queue) < BATCH_SIZE:
                 queue = np.concatenate([queue, random.permutation(len(images))])
             batch, queue = queue[:BATCH_SIZE], queue[BATCH_SIZE:]
-            shifted = shift_images(images[batch], random.integers(-MAX_SHIFT, MAX_SHIFT + 1, (BATCH_SIZE, 2)))
+            shifted = shift_images(images[batch], random.integers(-max_shift, max_shift + 1, (BATCH_SIZE, 2)))
             step(tf.constant(shifted, tf.float32), tf.constant(targets[batch]))
             add(BATCH_SIZE)
     return judge
@@ -81,11 +82,11 @@ def shift_images(images: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) 
     """Shift drawings, and fill the uncovered pixels with paper.
 
     Args:
-      images: (N, 28, 28, 1).
+      images: (N, height, width, channels).
       offsets: (N, 2), pixels down and to the right.
 
     Returns:
-      (N, 28, 28, 1).
+      As `images`.
     """
     margin = int(np.abs(offsets).max(initial=0))
     padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)))

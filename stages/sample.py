@@ -1,7 +1,7 @@
 """Generate drawings of every class with the trained model.
 
 reads    data/train/
-writes   data/sample/samples.npy   (classes, samples, 28, 28, 1) uint8, classes in the order of the model;
+writes   data/sample/samples.npy   (classes, samples, height, width, channels) uint8, classes in the model's order;
                                     samples is the larger of samples_per_class and eval_samples_per_class
          data/sample/settings.json  the seed, the temperature and the guidance
 caches   checkpoints, until the stage ends: a killed stage that is run again resumes, and writes the same bytes
@@ -67,7 +67,7 @@ def generate(
       checkpoints: where to save the finished drawings; None saves none.
 
     Returns:
-      (classes, number, 28, 28, 1) uint8.
+      (classes, number, height, width, channels) uint8.
     """
     from stages.pixelcnn import network, sampling
 
@@ -85,7 +85,7 @@ def generate(
         done = last.step
         images[:done] = last.arrays["images"]
         print(f"sample: resumes after drawing {done} of {len(labels)}", file=sys.stderr, flush=True)
-    rows = trained.config.image_shape[0]
+    rows = trained.config.padded_shape[0]
     with progress("sample", num_batches * batch_size * rows, "rows of pixels", done * rows) as add:
         while done < len(labels):
             done = min(done + batch_size, len(labels))

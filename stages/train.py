@@ -29,7 +29,6 @@ from stages.outputs import dataset, model
 from stages.outputs.dataset import Drawings
 from stages.outputs.losses import FILE, Loss, write
 from stages.params import Params
-from stages.quickdraw import IMAGE_SHAPE
 
 if TYPE_CHECKING:
     from stages.pixelcnn.network import Config
@@ -53,7 +52,7 @@ def main(settings: Params) -> None:
 
     from stages.pixelcnn.training import Trainer
 
-    config = network_config(settings, classes)
+    config = network_config(settings, classes, data.image_shape)
     order = BatchOrder(len(rows), settings.batch_size, settings.epochs, settings.seed, settings.max_steps)
     first = rows[order.drawings(0, INITIAL_DRAWINGS)]
 
@@ -77,12 +76,12 @@ def main(settings: Params) -> None:
     checkpoints.clear()
 
 
-def network_config(settings: Params, classes: Sequence[model.Class]) -> Config:
-    """Return the network configuration for these settings and classes."""
+def network_config(settings: Params, classes: Sequence[model.Class], image_shape: tuple[int, int, int]) -> Config:
+    """Return the network configuration for these settings and classes, and drawings of this shape."""
     from stages.pixelcnn.network import Config
 
     return Config(
-        image_shape=IMAGE_SHAPE,
+        image_shape=image_shape,
         conditional_shape=model.conditional_shape(classes, settings.conditioning),
         num_resnet=settings.num_resnet,
         num_hierarchies=settings.num_hierarchies,
@@ -120,7 +119,7 @@ def initial_weights(
     Args:
       config: the network.
       seed: the random seed.
-      images: (N, 28, 28, 1), the drawings to scale with.
+      images: (N, height, width, channels), the drawings to scale with.
       condition: (N, …), their conditions.
 
     Returns:

@@ -22,7 +22,7 @@ class ScoredDrawings:
     """N drawings with the judge's predictions and features.
 
     Attributes:
-      images: (N, 28, 28) uint8.
+      images: (N, height, width, channels) uint8.
       class_indices: (N,) the class of each real drawing, or the requested class of each generated one.
       predicted: (N,) the class index that the judge predicts.
       features: (N, D) the judge's features.

@@ -1,4 +1,4 @@
-"""Metrics computed from pixels. Drawings are (N, 28, 28) uint8, where 0 is paper and 255 is ink."""
+"""Metrics computed from pixels. Drawings are (N, height, width, channels) uint8, where 0 is paper and 255 is ink."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DISTANCE_TOLERANCE = 1e-3
 def nearest(drawings: Images, training: Images) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """The nearest training drawing of each drawing: the distances and the row indices in `training`.
 
-    Distances are Euclidean, in pixels of full ink: 1 is one pixel black instead of white.
+    Distances are Euclidean, in pixels of full ink: 1 is one value black instead of white.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -43,12 +43,16 @@ def ink(drawings: Images) -> dict[str, npt.NDArray[Any]]:
     """Ink statistics of each drawing, by metric: shares from 0 to 1, and whether the drawing is blank."""
     share = drawings / 255
     flat = share.reshape(len(share), -1)
+
+    def of_edge(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(values.reshape(len(values), -1).mean(axis=1))
+
     return {
         "ink": flat.mean(axis=1),
         "grey": ((flat > 0) & (flat < 1)).mean(axis=1),
-        "ink_top": share[:, 0].mean(axis=1),
-        "ink_right": share[:, :, -1].mean(axis=1),
-        "ink_bottom": share[:, -1].mean(axis=1),
-        "ink_left": share[:, :, 0].mean(axis=1),
+        "ink_top": of_edge(share[:, 0]),
+        "ink_right": of_edge(share[:, :, -1]),
+        "ink_bottom": of_edge(share[:, -1]),
+        "ink_left": of_edge(share[:, :, 0]),
         "blank": flat.max(axis=1) < 0.5,
     }

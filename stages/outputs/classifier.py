@@ -14,7 +14,6 @@ import numpy.typing as npt
 from stages.common import device, files
 from stages.common.classes import Class
 from stages.common.errors import StageError
-from stages.quickdraw import IMAGE_SHAPE
 
 FOLDER = Path("data/judge")
 WEIGHTS = "weights.safetensors"
@@ -38,16 +37,20 @@ class Predictions:
 class Judge:
     """The classifier: three convolutions, global max pooling, and a dense layer.
 
+    Args:
+      classes: as below.
+      image_shape: height, width and channels of a drawing.
+
     Attributes:
       classes: the classes that it predicts, in order.
       network: the Keras model, from images to (logits, features).
     """
 
-    def __init__(self, classes: Sequence[Class]) -> None:
+    def __init__(self, classes: Sequence[Class], image_shape: tuple[int, int, int]) -> None:
         from tf_keras import Model, layers
 
         self.classes = tuple(classes)
-        image = layers.Input(IMAGE_SHAPE)
+        image = layers.Input(image_shape)
         features = layers.Rescaling(1 / 255)(image)
         for width, last in ((32, False), (64, False), (128, True)):
             features = layers.Conv2D(width, 3, padding="same", activation="relu")(features)
@@ -56,7 +59,7 @@ class Judge:
         self.network = Model(image, [logits, features])
 
     def predict(self, images: npt.NDArray[np.uint8]) -> Predictions:
-        """Predict the classes of drawings, (N, 28, 28, 1) uint8."""
+        """Predict the classes of drawings, (N, height, width, channels) uint8."""
         from scipy.special import softmax
 
         logits, features = self.network.predict(images, batch_size=256, verbose=0)
@@ -82,8 +85,12 @@ def fingerprint(folder: Path = FOLDER) -> str:
     return files.sha256(folder / WEIGHTS)[:8]
 
 
-def load(folder: Path = FOLDER) -> Judge:
-    """Read the judge from a folder. Raises `StageError` if a file is missing or cannot be used."""
+def load(image_shape: tuple[int, int, int], folder: Path = FOLDER) -> Judge:
+    """Read the judge of drawings of a shape from a folder.
+
+    Raises:
+      StageError: a file is missing or cannot be used, or the judge is one of drawings with other channels.
+    """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
             raise StageError(f"{folder / name} is missing: run the stage judge first")
@@ -95,7 +102,7 @@ def load(folder: Path = FOLDER) -> Judge:
         classes = [Class(int(entry["label"]), str(entry["name"])) for entry in config["classes"]]
         weights = load_arrays((folder / WEIGHTS).read_bytes())
         with device.capture_stderr():
-            judge = Judge(classes)
+            judge = Judge(classes, image_shape)
         judge.network.set_weights([weights[name] for name in sorted(weights)])
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         reason = str(error).partition("\n")[0]

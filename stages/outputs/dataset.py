@@ -13,7 +13,6 @@ import numpy.typing as npt
 from stages.common import tables
 from stages.common.classes import Class
 from stages.common.errors import StageError
-from stages.quickdraw import IMAGE_SHAPE
 
 FOLDER = Path("data/filter")
 IMAGES = "images.npy"
@@ -25,7 +24,7 @@ class Drawings:
     """Drawings in a fixed order.
 
     Attributes:
-      images: (N, 28, 28, 1) uint8, 0 is paper and 255 is ink.
+      images: (N, height, width, channels) uint8; in drawings of one channel, 0 is paper and 255 is ink.
       labels: (N,) int16.
       names: (N,) class names.
       heldout: (N,) bool, True for drawings that are held out from training.
@@ -35,6 +34,12 @@ class Drawings:
     labels: npt.NDArray[np.int16]
     names: npt.NDArray[np.object_]
     heldout: npt.NDArray[np.bool_]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a drawing."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Drawings:
         """Return the drawings for which `mask`, (N,), is True, in the same order."""
@@ -66,9 +71,9 @@ def load(folder: Path = FOLDER) -> Drawings:
         columns = [table[name].to_numpy() for name in table]
     except ValueError as error:
         raise StageError(f"{folder} cannot be used ({error}): run the stage filter again") from None
-    if images.shape != (len(table), *IMAGE_SHAPE):
+    if images.ndim != 4 or len(images) != len(table):
         raise StageError(
             f"{folder / IMAGES} cannot be used (it has the shape {images.shape}; "
-            f"expected: {(len(table), *IMAGE_SHAPE)}): run the stage filter again"
+            f"expected: ({len(table)}, height, width, channels)): run the stage filter again"
         )
     return Drawings(images, *columns)

@@ -1,6 +1,6 @@
 """What sample writes.
 
-data/sample/samples.npy    the generated drawings, (classes, samples, 28, 28, 1) uint8
+data/sample/samples.npy    the generated drawings, (classes, samples, height, width, channels) uint8
 data/sample/settings.json  the settings that determine them together with the model
 """
 
@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from stages.common import tables
 from stages.common.errors import StageError
-from stages.quickdraw import IMAGE_SHAPE
 
 FOLDER = Path("data/sample")
 IMAGES = "samples.npy"
@@ -55,7 +54,7 @@ def read(num_classes: int, per_class: int) -> npt.NDArray[np.uint8]:
       per_class: the minimum number of drawings of each class.
 
     Returns:
-      (classes, samples, 28, 28, 1) uint8.
+      (classes, samples, height, width, channels) uint8.
 
     Raises:
       StageError: the file is missing or cannot be used.
@@ -67,10 +66,9 @@ def read(num_classes: int, per_class: int) -> npt.NDArray[np.uint8]:
         samples = tables.open_memmap(path)
     except ValueError as error:
         raise StageError(f"{path} cannot be used ({error}): run the stage sample again") from None
-    expected = (num_classes, per_class, *IMAGE_SHAPE)
-    if samples.ndim != 5 or samples[:, :per_class].shape != expected:
+    if samples.ndim != 5 or len(samples) != num_classes or samples.shape[1] < per_class:
         raise StageError(
-            f"{path} cannot be used (it has the shape {samples.shape}; expected: {expected}, or more drawings): "
-            "run the stage sample again"
+            f"{path} cannot be used (it has the shape {samples.shape}; expected: ({num_classes}, {per_class} "
+            "or more, height, width, channels)): run the stage sample again"
         )
     return samples

@@ -181,7 +181,8 @@ class PixelCNN(tfd.PixelCNN):
         """The arguments up to `name` are those of `tfp.distributions.PixelCNN`.
 
         Args:
-          image_shape: height, width and channels of an image; height and width divisible by 2 ** (num_hierarchies - 1).
+          image_shape: height, width and channels of an image. Unlike TFP's, the network pads sides that
+            2 ** (num_hierarchies - 1) does not divide.
           conditional_shape: shape of the conditional input of one image, or None for no conditional input.
           num_resnet: residual blocks at each resolution (Figure 2 of arXiv 1606.05328).
           num_hierarchies: resolutions, each half the one before (Figure 2 of arXiv 1701.05517).
@@ -272,10 +273,15 @@ class PixelCNN(tfd.PixelCNN):
         """TensorFlow Probability's own PixelCNN, with the weights of this one.
 
         Raises:
-          ValueError: the setting `position` is not "none": TFP's network has no input for the position.
+          ValueError: the setting `position` is not "none", or images need padding: TFP's network has neither.
         """
         if self.config.position != "none":
             raise ValueError(f"position is {self.config.position!r}; TFP's network needs position 'none'")
+        if any(self.config.padding):
+            divisor = 2 ** (self.config.num_hierarchies - 1)
+            raise ValueError(
+                f"image_shape is {self.config.image_shape}; TFP's network needs height and width divisible by {divisor}"
+            )
         arguments = {name: value for name, value in self.parameters.items() if name not in ("position", "seed")}
         created = tfd.PixelCNN(**arguments)
         tfp_weights.to_tfp(created, self.config, self.network.parameters, bool(self.network.initialised))

@@ -33,13 +33,15 @@ STACKS: tuple[StackName, StackName] = ("vertical", "horizontal")
 # first gradient was 3e11 for a plain grey batch; now it is 9.
 MIN_STANDARD_DEVIATION = 0.1
 
+PADDING = -1.0  # the scaled value of the pixels that fill an image up to the network's shape: that of `Config.low`
+
 
 @dataclass(frozen=True)
 class Config:
     """The architecture; the arguments are those of `tfp.distributions.PixelCNN`, and `position`.
 
     Attributes:
-      image_shape: height, width, channels; height and width divisible by 2 ** (num_hierarchies - 1).
+      image_shape: height, width, channels.
       conditional_shape: shape of the condition of one image, or None.
       receptive_field_dims: rows and columns that a block's convolution covers, the current row included; columns odd.
       position: input channels that encode a pixel's position: "none" (as TFP), "ones" (a channel of ones, which makes
@@ -62,14 +64,7 @@ class Config:
     position: str = "none"
 
     def __post_init__(self) -> None:
-        height, width, _ = self.image_shape
         rows, columns = self.receptive_field_dims
-        stride = 2 ** (self.num_hierarchies - 1)
-        if height % stride or width % stride:
-            raise ValueError(
-                f"image_shape {self.image_shape}: height and width must be divisible by {stride} "
-                f"with num_hierarchies={self.num_hierarchies}."
-            )
         if columns % 2 == 0:
             raise ValueError(f"receptive_field_dims {self.receptive_field_dims}: the width must be odd.")
         min_rows = 3 if self.num_hierarchies > 1 else 2
@@ -89,6 +84,19 @@ class Config:
     @property
     def num_channels(self) -> int:
         return self.image_shape[2]
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """The rows and columns by which images are padded, so that height and width can be halved at each level."""
+        height, width, _ = self.image_shape
+        stride = 2 ** (self.num_hierarchies - 1)
+        return -height % stride, -width % stride
+
+    @property
+    def padded_shape(self) -> tuple[int, int, int]:
+        """The shape in which the network sees an image."""
+        (height, width, channels), (rows, columns) = self.image_shape, self.padding
+        return height + rows, width + columns, channels
 
     @property
     def num_coeffs(self) -> int:
@@ -140,8 +148,8 @@ POSITIONS: dict[str, int] = {"none": 0, "ones": 1, "coordinates": 3}  # number o
 
 
 def position_channels(config: Config) -> tf.Tensor:
-    """The constant input channels that encode the position, (height, width, POSITIONS[position])."""
-    height, width, _ = config.image_shape
+    """The constant input channels that encode the position in a padded image: (height, width, POSITIONS[position])."""
+    height, width, _ = config.padded_shape
     ones = tf.ones((height, width))
     row = tf.linspace(-1.0, 1.0, height)[:, tf.newaxis] * ones
     column = tf.linspace(-1.0, 1.0, width)[tf.newaxis, :] * ones
@@ -569,6 +577,7 @@ def _run(
         raise ValueError(f"condition is {status}, but conditional_shape is {config.conditional_shape}.")
     if condition is not None:
         condition = tf.reshape(tf.cast(condition, images.dtype), [-1, config.conditional_size])
+    images = _pad(config, images)
     if config.position != "none":
         channels = tf.cast(position_channels(config), images.dtype)
         batch = tf.shape(images)[0]
@@ -600,7 +609,24 @@ def _run(
             vertical = block(index, "vertical", vertical, None, condition)
             horizontal = block(index, "horizontal", horizontal, vertical.active, condition)
             skips.append((vertical, horizontal))
-    return tf.reverse(apply("output", 0, tf.nn.elu(horizontal.value)), [1, 2])
+    return _crop(config, tf.reverse(apply("output", 0, tf.nn.elu(horizontal.value)), [1, 2]))
+
+
+def _pad(config: Config, images: tf.Tensor) -> tf.Tensor:
+    """Images in the network's padded shape: with additional rows below and columns to the right, of the value PADDING.
+
+    They are the same in all images, so the likelihood of an image is that of its own pixels, given the padding.
+    """
+    if not any(config.padding):
+        return images
+    rows, columns = config.padding
+    return tf.pad(images, [(0, 0), (0, rows), (0, columns), (0, 0)], constant_values=PADDING)
+
+
+def _crop(config: Config, outputs: tf.Tensor) -> tf.Tensor:
+    """The outputs without those for padding."""
+    height, width, _ = config.image_shape
+    return outputs[:, :height, :width] if any(config.padding) else outputs
 
 
 def _mixture(config: Config, outputs: tf.Tensor) -> Mixture:

@@ -57,6 +57,27 @@ class _Task:
         arrays: dict[str, Any] = {name: None if (x := getattr(self, name)) is None else x[drawings] for name in names}
         return dataclasses.replace(self, noise=Noise(*(x[drawings] for x in self.noise)), **arrays)
 
+    def padded(self) -> _Task:
+        """The task in the network's padded shape, in which the padding is known."""
+        if not any(self.config.padding):
+            return self
+        rows, columns = self.config.padding
+        shape = (len(self), *self.config.image_shape)
+        known = np.zeros(shape[:3], np.bool_) if self.known is None else self.known
+        given = np.zeros(shape, np.float32) if self.given is None else self.given
+
+        def pad(array: NDArray[Any], value: float) -> NDArray[Any]:
+            widths = [(0, 0), (0, rows), (0, columns), (0, 0)]
+            return np.pad(array, widths[: array.ndim], constant_values=value)
+
+        return dataclasses.replace(
+            self,
+            config=dataclasses.replace(self.config, image_shape=self.config.padded_shape),
+            noise=Noise(*(pad(x, 0) for x in self.noise)),
+            given=pad(given, self.config.low),
+            known=pad(known, True),
+        )
+
     @property
     def copies(self) -> int:
         """How many times the network runs per drawing: twice with guidance."""
@@ -108,7 +129,8 @@ def sample(
       known: (drawings, height, width), or without the first axis: true for the pixels of `given` to keep.
       quantised: whether the network sees each pixel rounded to an integer, as in training. False feeds back the
         continuous value and rounds at the end, as `tfp.distributions.PixelCNN.sample` does.
-      progress: called with the number of rows of drawings that have been finished since the last call.
+      progress: called with the number of rows of drawings, in the padded shape, that have been finished since the
+        last call.
 
     Returns:
       (drawings, height, width, channels), integers from low to high.
@@ -120,7 +142,8 @@ def sample(
     if not len(task):
         return np.empty(noise.logistic.shape, np.int32)
     sample_on_device = _sample_on_gpu if _has_gpu() else _sample_on_cpu
-    return np.rint(sample_on_device(task, weights, progress)).astype(np.int32)
+    height, width, _ = config.image_shape
+    return np.rint(sample_on_device(task.padded(), weights, progress)[:, :height, :width]).astype(np.int32)
 
 
 def batch_capacity() -> int:

@@ -91,7 +91,7 @@ class Ours(Training):
         super().__init__(settings, data)
         from stages.pixelcnn.training import Trainer
 
-        config = train.network_config(settings, self.classes)
+        config = train.network_config(settings, self.classes, data.image_shape)
         first = self.order.drawings(0, train.INITIAL_DRAWINGS)
         started = time.perf_counter()
         weights = train.initial_weights(

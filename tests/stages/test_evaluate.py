@@ -7,6 +7,7 @@ import pytest
 
 from stages import evaluate as stage
 from stages.common import progress
+from stages.common.errors import StageError
 from stages.metrics import catalogue, subsets
 from stages.metrics.compute import Row
 from stages.metrics.intervals import Estimate
@@ -34,6 +35,20 @@ def test_bits_by_pixel_match_the_training_loss() -> None:
     weights = network.kernels(trained.config, trained.weights)
     expected = training.bits_per_dim(trained.config, weights, data.images, trained.condition(data.labels))
     np.testing.assert_allclose(bits.mean(axis=(1, 2)), expected, rtol=1e-5)
+
+
+def test_bits_per_dim_are_divided_by_the_channels() -> None:
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    data = Drawings(images, np.zeros(2, np.int16), np.array(["?"] * 2, object), np.ones(2, bool))
+    assert stage.bits_per_dim(np.full((2, 4, 4), 6.0), data).tolist() == [2.0, 2.0]
+
+
+def test_a_model_or_samples_of_another_shape_are_rejected() -> None:
+    stage.check_shapes((8, 8, 3), (8, 8, 3), (8, 8, 3))
+    with pytest.raises(StageError, match=r"data/train is of drawings of shape \(8, 8, 1\).*run the stage train again"):
+        stage.check_shapes((8, 8, 3), (8, 8, 1), (8, 8, 1))
+    with pytest.raises(StageError, match=r"data/sample is of .* not \(8, 8, 3\): run the stage sample again"):
+        stage.check_shapes((8, 8, 3), (8, 8, 3), (28, 28, 1))
 
 
 @pytest.mark.parametrize("conditioning", ["one_hot", "label"])

@@ -62,7 +62,7 @@ def test_a_judge_of_one_class() -> None:
 
 def test_it_is_saved_and_loaded_unchanged(trained: classifier.Judge, tmp_path: Path) -> None:
     classifier.save(trained, tmp_path)
-    loaded = classifier.load(tmp_path)
+    loaded = classifier.load((28, 28, 1), tmp_path)
     assert loaded.classes == CLASSES
     images = bars_and_rings(5, 2).images
     np.testing.assert_array_equal(loaded.predict(images).features, trained.predict(images).features)
@@ -79,7 +79,13 @@ def test_an_invalid_file_is_rejected(
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(StageError, match="run the stage judge"):
-        classifier.load(tmp_path)
+        classifier.load((28, 28, 1), tmp_path)
+
+
+def test_a_judge_of_drawings_with_other_channels_is_rejected(trained: classifier.Judge, tmp_path: Path) -> None:
+    classifier.save(trained, tmp_path)
+    with pytest.raises(StageError, match=r"cannot be used .*: run the stage judge again"):
+        classifier.load((28, 28, 3), tmp_path)
 
 
 def test_drawings_are_shifted() -> None:
@@ -111,7 +117,7 @@ def test_the_judge_is_not_trained_on_held_out_drawings(
 
     def train(training: Drawings, *_: object) -> classifier.Judge:
         trained_on.append(training)
-        return classifier.Judge(CLASSES)
+        return classifier.Judge(CLASSES, (28, 28, 1))
 
     monkeypatch.setattr(stage, "train", train)
     stage.main(settings)

@@ -152,7 +152,7 @@ def test_many_logistics_and_raw_labels_stay_finite(clip_norm: float, full_run: P
     )
     training = data.where(~data.heldout)
     order = train.BatchOrder(len(training.labels), settings.batch_size, 10, 0, max_steps=300)
-    config = train.network_config(settings, ())
+    config = train.network_config(settings, (), (28, 28, 1))
 
     def condition(labels: np.ndarray) -> np.ndarray:
         return model.encode_labels(labels, (), "label")
@@ -217,7 +217,7 @@ def test_losses_are_written_as_csv(tmp_path: Path) -> None:
 
 def test_the_settings_configure_the_network_and_the_training(full_run: Params) -> None:
     settings = full_run.model_copy(update={"conditioning": "label", "num_resnet": 2, "clip_norm": 1.5})
-    config = train.network_config(settings, ())
+    config = train.network_config(settings, (), (28, 28, 1))
     assert (config.conditional_shape, config.num_resnet, config.num_filters) == ((), 2, settings.num_filters)
     training = train.training_config(settings, 100)
     assert (training.steps, training.clip_norm, training.learning_rate) == (100, 1.5, settings.learning_rate)

@@ -105,7 +105,7 @@ def test_a_classifier_distinguishes_different_distributions() -> None:
 
 
 def noise(number: int, seed: int) -> pixels.Images:
-    return np.random.default_rng(seed).integers(0, 256, (number, 28, 28), np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (number, 28, 28, 1), np.uint8)
 
 
 def test_the_nearest_training_drawing_of_a_copy_is_the_original() -> None:
@@ -113,7 +113,7 @@ def test_the_nearest_training_drawing_of_a_copy_is_the_original() -> None:
     distances, indices = pixels.nearest(training[[7, 3]], training)
     assert indices.tolist() == [7, 3]
     assert distances.tolist() == pytest.approx([0, 0], abs=1e-3)
-    one_pixel = np.zeros((1, 28, 28), np.uint8)
+    one_pixel = np.zeros((1, 28, 28, 1), np.uint8)
     one_pixel[0, 5, 5] = 255
     assert pixels.nearest(one_pixel, np.zeros_like(one_pixel))[0] == pytest.approx([1])
 
@@ -124,7 +124,7 @@ def test_copies_count_as_memorised_even_if_held_out_drawings_repeat_training_one
 
 
 def test_ink_statistics() -> None:
-    drawing = np.zeros((2, 28, 28), np.uint8)
+    drawing = np.zeros((2, 28, 28, 1), np.uint8)
     drawing[0, 0] = 255
     drawing[0, 5, 27] = 100
     ink = pixels.ink(drawing)
@@ -212,14 +212,14 @@ def scored_drawings(per_class: int, seed: int, training: pixels.Images, classes:
     class_indices = np.tile(np.arange(classes), per_class)
     centres = 6 * np.eye(DIMENSIONS)[:classes]
     number = len(class_indices)
-    images = np.zeros((number, 28, 28), np.uint8)
-    images[:, 4:24, 4:24] = 255 * (random.random((number, 20, 20)) < 0.2)
+    images = np.zeros((number, 28, 28, 1), np.uint8)
+    images[:, 4:24, 4:24] = 255 * (random.random((number, 20, 20, 1)) < 0.2)
     predicted = np.where(random.random(number) < 0.8, class_indices, random.integers(0, classes, number))
     vectors = centres[class_indices] + random.normal(size=(number, DIMENSIONS))
     return ScoredDrawings(images, class_indices, predicted, vectors, pixels.nearest(images, training)[0])
 
 
-TRAINING = scored_drawings(100, 9, np.zeros((1, 28, 28), np.uint8)).images
+TRAINING = scored_drawings(100, 9, np.zeros((1, 28, 28, 1), np.uint8)).images
 HELDOUT = scored_drawings(PER_CLASS, 0, TRAINING)
 
 
@@ -282,7 +282,7 @@ def test_the_two_sample_accuracy_of_one_distribution_is_half_for_any_numbers_of_
 def test_each_class_has_the_same_weight_in_the_reference_as_in_the_value() -> None:
     """The first class has nine times as many held-out drawings, and every score depends on the class."""
     class_indices = np.repeat(np.arange(2), [90, 10])
-    images = np.zeros((100, 28, 28), np.uint8)
+    images = np.zeros((100, 28, 28, 1), np.uint8)
     images[class_indices == 1] = 128
     predicted, distances = np.zeros_like(class_indices), np.where(class_indices, 2.0, 1.0)
     heldout = ScoredDrawings(images, class_indices, predicted, normal(100, 0), distances)

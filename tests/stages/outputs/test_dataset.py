@@ -67,7 +67,7 @@ def test_a_missing_file_names_the_stage_to_run(tmp_path: Path, missing: str) -> 
 def test_images_that_do_not_match_the_table_are_rejected(tmp_path: Path) -> None:
     write(tmp_path)
     np.save(tmp_path / dataset.IMAGES, np.zeros((3, 28, 28, 1), np.uint8))
-    with pytest.raises(StageError, match=r"expected: \(4, 28, 28, 1\)\): run the stage filter again"):
+    with pytest.raises(StageError, match=r"expected: \(4, height, width, channels\)\): run the stage filter again"):
         dataset.load(tmp_path)
 
 

@@ -182,6 +182,9 @@ def test_to_tfp_returns_tfps_distribution() -> None:
     with_position = PixelCNN(**dataclasses.asdict(dataclasses.replace(config, position="ones")))
     with pytest.raises(ValueError, match="position is 'ones'; TFP's network needs position 'none'"):
         with_position.to_tfp()
+    padded = PixelCNN(**dataclasses.asdict(dataclasses.replace(config, image_shape=(5, 4, 1), num_hierarchies=2)))
+    with pytest.raises(ValueError, match=r"\(5, 4, 1\); TFP's network needs height and width divisible by 2"):
+        padded.to_tfp()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

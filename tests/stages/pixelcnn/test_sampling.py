@@ -19,6 +19,7 @@ CONFIGS = {
     "three channels, three levels, a label": Config((4, 8, 3), (), 2, 3, 4, 3, position="coordinates"),
     "a wide field": Config((8, 8, 1), None, 1, 3, 4, 3, (3, 5), use_weight_norm=False),
     "a high field, elu": Config((8, 8, 1), (2, 2), 2, 3, 4, 3, (4, 3), resnet_activation="elu"),
+    "three channels, padding to 8 by 8": Config((6, 5, 3), (3,), 1, 3, 4, 2, position="coordinates"),
     "two channels, relu, another range": Config(
         (4, 8, 2), None, 1, 2, 4, 2, (5, 7), resnet_activation="relu", position="ones", high=15, low=-3
     ),
