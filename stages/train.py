@@ -4,6 +4,8 @@ reads    data/filter/
 writes   data/train/weights.safetensors   the weights; with `ema_decay`, their moving average over the steps
          data/train/config.json           the architecture and the classes; the two files rebuild the distribution
          data/train/loss.csv              bits per dimension by step: step, drawings, split, bits_per_dim
+         data/train/film.safetensors      a drawing of each class, from the same noise, after several steps
+         $QUICKDRAW_LOGDIR                if set, TensorBoard's event files
 caches   checkpoints, until the stage ends: a killed stage that is run again resumes, and writes the same bytes
 command  python -m stages.train
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,9 +28,10 @@ from stages.common import device, files
 from stages.common.checkpoints import Checkpoint, Checkpoints, run_key
 from stages.common.errors import StageError, counted
 from stages.common.progress import progress
-from stages.outputs import dataset, model
+from stages.outputs import dataset, losses, model
 from stages.outputs.dataset import Drawings
-from stages.outputs.losses import FILE, Loss, write
+from stages.outputs.log import Log
+from stages.outputs.losses import Loss
 from stages.params import Params
 
 if TYPE_CHECKING:
@@ -40,7 +44,14 @@ REPORTS = 100
 HELDOUT_REPORTS = 10
 HELDOUT_DRAWINGS = 200  # drawings per held-out loss
 INITIAL_DRAWINGS = 128  # the first drawings of the run, for data-dependent initialisation
-SPLITS = ("train", "heldout")
+# The film has a frame at the start and at each held-out loss, but takes at most this share of the training's time. On a
+# CPU, sampling a drawing takes as long as training on FILM_DRAWING_COST drawings (measured with the network of the
+# profile quick: 1.8). On a GPU, a frame takes as long as FILM_GPU_STEPS steps, and before the first one, compilation as
+# long as FILM_GPU_COMPILATION_STEPS (measured with the full network on an H200: a second, and 40 seconds).
+FILM_SHARE = 0.05
+FILM_DRAWING_COST = 2
+FILM_GPU_STEPS = 32
+FILM_GPU_COMPILATION_STEPS = 1300
 
 
 def main(settings: Params) -> None:
@@ -50,6 +61,7 @@ def main(settings: Params) -> None:
     rows = np.flatnonzero(~data.heldout)
     gpus = device.configure(settings.device, settings.deterministic)
 
+    from stages.outputs import events
     from stages.pixelcnn.training import Trainer
 
     config = network_config(settings, classes, data.image_shape)
@@ -67,12 +79,23 @@ def main(settings: Params) -> None:
         jit_compile=bool(gpus),
     )
     described = config, trainer.training, order, classes, settings.conditioning, gpus, settings.deterministic
-    checkpoints = Checkpoints(run_key(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow")))
-    with files.atomic_folder(model.FOLDER) as folder:  # before training, so that an unwritable folder fails at once
-        losses = fit(trainer, order, data, condition, checkpoints)
+    key = run_key(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow"))
+    checkpoints = Checkpoints(key)
+
+    def trained() -> model.Model:
         weights = {name: variable.numpy() for name, variable in trainer.averages.items()}
-        model.save(model.Model(config, classes, settings.conditioning, weights), folder)
-        write(folder / FILE, losses)
+        return model.Model(config, classes, settings.conditioning, weights)
+
+    with files.atomic_folder(model.FOLDER) as folder:  # before training, so that an unwritable folder fails at once
+        print(f"train: the losses so far are in {folder / losses.FILE}", file=sys.stderr, flush=True)
+        log = Log(
+            folder,
+            film_steps(order, len(classes), gpu=bool(gpus)),
+            lambda: draw_each_class(trained(), settings.seed),
+            events.open_log(key),
+        )
+        fit(trainer, order, data, condition, checkpoints, log)
+        model.save(trained(), folder)
     checkpoints.clear()
 
 
@@ -177,6 +200,42 @@ class BatchOrder:
         return np.concatenate(parts)
 
 
+def film_steps(order: BatchOrder, num_classes: int, *, gpu: bool) -> list[int]:
+    """Return the steps after which the film has a frame: the first, the last, and others evenly spaced between them.
+
+    There are none if two frames would take more than FILM_SHARE of the training's time. The choice depends on the
+    number of steps, not on a clock, so that a run gives the same film again.
+
+    Args:
+      order: the order of the training drawings.
+      num_classes: drawings in a frame.
+      gpu: whether a GPU trains and samples.
+    """
+    steps = [0, *(evenly_spaced(order.steps, HELDOUT_REPORTS) + 1).tolist()]
+    if gpu:
+        affordable = int((FILM_SHARE * order.steps - FILM_GPU_COMPILATION_STEPS) / FILM_GPU_STEPS)
+    else:
+        affordable = int(FILM_SHARE * order.steps * order.batch_size / (FILM_DRAWING_COST * num_classes))
+    if affordable < 2:
+        return []
+    return [steps[index] for index in np.linspace(0, len(steps) - 1, min(affordable, len(steps))).round().astype(int)]
+
+
+def draw_each_class(trained: model.Model, seed: int) -> npt.NDArray[np.uint8]:
+    """Return a drawing of each class, (classes, height, width, channels), always from the same noise, unguided."""
+    from stages.pixelcnn import network, sampling
+
+    labels = np.array([entry.label for entry in trained.classes])
+    keys = np.stack([labels, np.zeros_like(labels)], axis=1)
+    drawings = sampling.sample(
+        trained.config,
+        network.kernels(trained.config, trained.weights),
+        sampling.noise(trained.config, seed, keys),
+        trained.condition(labels),
+    )
+    return drawings.astype(np.uint8)
+
+
 @functools.lru_cache(maxsize=2)
 def _shuffle(number: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(number)
@@ -188,6 +247,7 @@ def fit(
     data: Drawings,
     condition: Callable[[npt.NDArray[np.int16]], npt.NDArray[np.float32]],
     checkpoints: Checkpoints | None = None,
+    log: Log | None = None,
 ) -> list[Loss]:
     """Train for all steps of the order, from the last checkpoint if one exists.
 
@@ -197,6 +257,7 @@ def fit(
       data: all drawings, training and held-out.
       condition: returns the network's conditions for labels.
       checkpoints: where to save the state; None saves none.
+      log: records the losses and the film; None records only the losses.
 
     Returns:
       The recorded losses: at most `REPORTS` on training drawings, and `HELDOUT_REPORTS` + 1 on held-out drawings.
@@ -216,21 +277,24 @@ def fit(
     )
     reports = set(evenly_spaced(order.steps, REPORTS) + 1)
     heldout_reports = set(evenly_spaced(order.steps, HELDOUT_REPORTS) + 1)
-    losses: list[Loss] = []
+    log = log or Log()
     pending: list[float] = []  # losses since the last report
     start, last_saved = 0, None
 
     def measure_heldout(step: int) -> None:
         bits = trainer.evaluate(subset.images, condition(subset.labels), order.batch_size)
-        losses.append(Loss(step, step * order.batch_size, "heldout", float(bits.mean())))
+        log.add(Loss(step, step * order.batch_size, "heldout", float(bits.mean())))
+        log.draw_frame(step)
 
     if checkpoints and (last := checkpoints.newest()):
         start = last_saved = last.step
         trainer.restore(last.arrays)
-        losses, pending = _losses_from_array(last.arrays["losses"]), last.arrays["pending"].tolist()
+        log.restore(last.arrays)
+        pending = last.arrays["pending"].tolist()
         print(f"train: resumes after step {start} of {order.steps}", file=sys.stderr, flush=True)
     else:
         measure_heldout(0)
+    reported = start, time.monotonic()  # the step and the time of the last report
     with progress("train", order.steps * order.batch_size, "drawings", start * order.batch_size) as add:
         for step in range(start, order.steps):
             batch = order.batch(step)
@@ -249,25 +313,23 @@ def fit(
                 )
             if done in reports:
                 bits = float(np.mean(pending))
-                pending.clear()
                 status = f"{bits:.3f} bits/dim"
-                losses.append(Loss(done, done * order.batch_size, "train", bits))
+                log.add(
+                    Loss(done, done * order.batch_size, "train", bits),
+                    gradient_norm=float(norm),
+                    learning_rate=trainer.training.learning_rate * float(trainer.training.decay(step)),
+                    drawings_per_second=(done - reported[0]) * order.batch_size / (time.monotonic() - reported[1]),
+                )
+                pending.clear()
+                reported = done, time.monotonic()
             if done in heldout_reports:
                 measure_heldout(done)
             if checkpoints and checkpoints.due():
-                arrays = {"losses": _losses_to_array(losses), "pending": np.array(pending)}
-                if checkpoints.save(Checkpoint(done, trainer.state() | arrays)):
+                arrays = trainer.state() | log.state() | {"pending": np.array(pending)}
+                if checkpoints.save(Checkpoint(done, arrays)):
                     last_saved = done
             add(order.batch_size, status)
-    return losses
-
-
-def _losses_to_array(losses: Sequence[Loss]) -> npt.NDArray[np.float64]:
-    return np.array([(*row[:2], SPLITS.index(row.split), row.bits_per_dim) for row in losses])
-
-
-def _losses_from_array(rows: npt.NDArray[np.float64]) -> list[Loss]:
-    return [Loss(int(step), int(drawings), SPLITS[int(split)], bits) for step, drawings, split, bits in rows.tolist()]
+    return log.losses
 
 
 def evenly_spaced(number: int, count: int) -> npt.NDArray[np.int64]:

@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from pipeline import __main__, run_settings
 from stages import params
 from stages.metrics.catalogue import METRICS
+from stages.outputs import events
 from tests import fake_project
 from tests.settings import FULL, ROOT, write
 
@@ -72,6 +73,10 @@ def test_a_command_is_one_that_works(command: str) -> None:
         case ["pip", "install", "-c", "constraints.txt", "-e", extra]:
             name = extra.strip(".[]")  # a line of pyproject.toml's table of extras
             assert re.search(rf"^{name} = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+        case ["export", assignment]:
+            assert assignment.startswith(f"{events.VARIABLE}=")
+        case ["tensorboard", "--logdir", _]:
+            pass  # of the extra watch; tests/stages/test_train.py reads the files
         case _:
             assert command == ". .venv/bin/activate"
 

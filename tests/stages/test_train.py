@@ -1,20 +1,28 @@
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 from stages import train
 from stages.common import checkpoints
 from stages.common.checkpoints import Checkpoint, Checkpoints
 from stages.common.errors import StageError
-from stages.outputs import losses, model
+from stages.inference.trained_model import TrainedModel
+from stages.outputs import events, film, losses, model
 from stages.outputs.dataset import Drawings
+from stages.outputs.events import Events
+from stages.outputs.log import Log
+from stages.outputs.samples import Settings
 from stages.params import Params
 from stages.pixelcnn.network import Config
 from stages.pixelcnn.training import Trainer, TrainingConfig
 from stages.quickdraw.labels import labels as quickdraw_labels
+from tests.stages import models
 
 CONFIG = Config((4, 4, 1), (2,), 1, 2, 4, 2, dropout_p=0.25, position="ones")
 
@@ -32,7 +40,12 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    steps: int, seed: int = 0, learning_rate: float = 0.02, checkpoints: Checkpoints | None = None, **config: Any
+    steps: int,
+    seed: int = 0,
+    learning_rate: float = 0.02,
+    checkpoints: Checkpoints | None = None,
+    log: Log | None = None,
+    **config: Any,
 ) -> tuple[Trainer, list[losses.Loss]]:
     data = striped(40)
     training = data.where(~data.heldout)
@@ -42,7 +55,7 @@ def fit(
         TrainingConfig(order.steps, learning_rate, seed=seed, **config),
         train.initial_weights(CONFIG, seed, training.images, one_hot(training.labels)),
     )
-    return trainer, train.fit(trainer, order, data, one_hot, checkpoints)
+    return trainer, train.fit(trainer, order, data, one_hot, checkpoints, log)
 
 
 def test_a_deep_network_with_dropout_starts_with_small_gradients() -> None:
@@ -224,3 +237,137 @@ def test_the_settings_configure_the_network_and_the_training(full_run: Params) -
     assert (training.muon_learning_rate, training.input_noise) == (settings.muon_learning_rate, settings.input_noise)
     adam = train.training_config(settings.model_copy(update={"optimizer": "adam"}), 100)
     assert adam.muon_learning_rate is None
+
+
+# --- What is recorded while the network learns ---
+
+
+def logged(folder: Path, events: Events | None = None) -> Log:
+    """A log whose frames are the number of times that one was drawn."""
+    drawn: list[int] = []
+
+    def draw() -> np.ndarray:
+        drawn.append(1)
+        return np.full((2, 4, 4, 1), len(drawn), np.uint8)
+
+    folder.mkdir(exist_ok=True)
+    return Log(folder, [0, 4, 8], draw, events)
+
+
+def test_losses_and_film_grow_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, step = [], Trainer.step
+
+    def look(trainer: Trainer, number: int, images: Any, condition: Any) -> object:
+        rows = (tmp_path / losses.FILE).read_text().splitlines()
+        sizes.append((len(rows), film.read(tmp_path / film.FILE).steps.tolist()))
+        return step(trainer, number, images, condition)
+
+    monkeypatch.setattr(Trainer, "step", look)
+    monkeypatch.setattr(train, "HELDOUT_REPORTS", 2)
+    fit(steps=8, log=logged(tmp_path))
+    assert sizes[0] == (2, [0]) and sizes[3] == (5, [0]) and sizes[4] == (7, [0, 4])
+    last = film.read(tmp_path / film.FILE)
+    assert last.steps.tolist() == [0, 4, 8]
+    assert last.drawings[:, 0, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("stop_after", [3, 4, 8])
+def test_a_resumed_run_leaves_the_same_losses_and_film(
+    stop_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path))
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MAX_TIME_SHARE", math.inf)
+    monkeypatch.setattr(train, "HELDOUT_REPORTS", 2)
+
+    def run(name: str, checkpoints: Checkpoints) -> dict[str, bytes]:
+        trainer: list[Trainer] = []
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+
+        def draw() -> np.ndarray:
+            value = trainer[0].averages["output/b"].numpy().flat[0]
+            return np.full((2, 4, 4, 1), abs(value) * 1e4 % 256, np.uint8)
+
+        def remember(self: Trainer, *arguments: Any) -> None:
+            init(self, *arguments)
+            trainer.append(self)
+
+        monkeypatch.setattr(Trainer, "__init__", remember)
+        fit(steps=8, checkpoints=checkpoints, log=Log(folder, [0, 4, 8], draw))
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    init, resumed = Trainer.__init__, Checkpoints("resumed")
+
+    def stop(checkpoint: Checkpoint) -> bool:
+        saved = Checkpoints.save(resumed, checkpoint)
+        if checkpoint.step == stop_after:
+            raise KeyboardInterrupt
+        return saved
+
+    expected = run("whole", Checkpoints("whole"))
+    with monkeypatch.context() as patched:
+        patched.setattr(resumed, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("killed", resumed)
+    assert run("resumed", Checkpoints("resumed")) == expected
+    assert set(expected) == {losses.FILE, film.FILE}
+
+
+def test_tensorboard_gets_losses_norms_rates_and_drawings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "HELDOUT_REPORTS", 2)
+    assert events.open_log("run") is None
+    monkeypatch.setenv("QUICKDRAW_LOGDIR", str(tmp_path / "logs"))
+    fit(steps=8, log=logged(tmp_path, events.open_log("run")))
+    (file,) = (tmp_path / "logs/run").iterdir()
+    found: dict[str, dict[int, Any]] = {}
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor)
+    assert list(found["bits_per_dim/heldout"]) == [0, 4, 8]
+    with open(tmp_path / losses.FILE) as text:
+        rows = [row.split(",") for row in text.read().splitlines()[1:]]
+    for split in ("train", "heldout"):
+        expected = {int(row[0]): float(row[3]) for row in rows if row[2] == split}
+        assert {step: float(value) for step, value in found[f"bits_per_dim/{split}"].items()} == pytest.approx(
+            expected, abs=1e-6
+        )
+    assert all(found["drawings_per_second"][step] > 0 and found["gradient_norm"][step] > 0 for step in range(1, 9))
+    assert found["learning_rate"][1] == pytest.approx(0.02)
+    width, height, png = found["drawings"][8]
+    assert (width, height) == (b"8", b"4")
+    assert np.asarray(Image.open(BytesIO(png))).tolist() == [[255 - 3] * 8] * 4
+
+
+@pytest.mark.parametrize(
+    ("steps", "gpu", "expected"),
+    [
+        (40, False, []),  # 320 drawings in training afford no frame of 20
+        (250, False, [0, 250]),
+        (2000, False, list(range(0, 2001, 200))),
+        (8000, True, []),
+        (30_000, True, list(range(0, 30_001, 6000))),
+    ],
+)
+def test_a_film_has_as_many_frames_as_fit_into_its_share_of_the_time(
+    steps: int, gpu: bool, expected: list[int]
+) -> None:
+    order = train.BatchOrder(num_drawings=steps * 8, batch_size=8, epochs=1, seed=0)
+    assert train.film_steps(order, 20, gpu=gpu) == expected
+
+
+def test_a_frame_has_the_drawings_of_the_trained_model() -> None:
+    trained = models.tiny()
+    frame = train.draw_each_class(trained, seed=3)
+    sampled = TrainedModel(trained, Settings(seed=3))
+    for index, entry in enumerate(trained.classes):
+        np.testing.assert_array_equal(frame[index], sampled.sample(entry.name, 1)[0])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_a_film_that_cannot_be_read_names_the_stage(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / film.FILE).write_bytes(content)
+    with pytest.raises(StageError, match="run the stage train"):
+        film.read(tmp_path / film.FILE)
