@@ -85,7 +85,7 @@ def generate(
         done = last.step
         images[:done] = last.arrays["images"]
         print(f"sample: resumes after drawing {done} of {len(labels)}", file=sys.stderr, flush=True)
-    rows = trained.config.padded_shape[0]
+    rows = trained.config.image_shape[0]
     with progress("sample", num_batches * batch_size * rows, "rows of pixels", done * rows) as add:
         while done < len(labels):
             done = min(done + batch_size, len(labels))

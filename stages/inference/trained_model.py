@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from stages.pixelcnn.likelihood import PixelBits
 
 Images = npt.NDArray[np.uint8]
+RowDone = Callable[[slice, int, Images], object]
 
 
 class ArgumentError(UserError, ValueError):
@@ -119,6 +121,7 @@ class TrainedModel:
         seed: int | None = None,
         temperature: float | None = None,
         guidance: float | None = None,
+        row_done: RowDone | None = None,
     ) -> Images:
         """Completions of drawings: a part of each is kept, and the model draws the others, row by row.
 
@@ -131,6 +134,8 @@ class TrainedModel:
           rows: how many of the upper rows are kept.
           known: in place of `rows`: (height, width), or (N, height, width), true for the pixels that are kept.
           seed, temperature, guidance: as in `sample`. Without a kept pixel, the completions are the samples.
+          row_done: called after each row of some completions, with the completions (a slice of all N * number), the
+            row's number and its pixels, (completions, width, channels). An exception in it ends the sampling.
 
         Returns:
           (N, number, height, width, channels) uint8.
@@ -153,8 +158,18 @@ class TrainedModel:
             )
         mask = np.broadcast_to(mask, (len(given), height, width))
         completed = [
-            self._sample(name, number, 0, seed, temperature, guidance, image, kept)
-            for image, kept in zip(given, mask, strict=True)
+            self._sample(
+                name,
+                number,
+                0,
+                seed,
+                temperature,
+                guidance,
+                image,
+                kept,
+                row_done and _shifted(row_done, index * number),
+            )
+            for index, (image, kept) in enumerate(zip(given, mask, strict=True))
         ]
         return np.reshape(completed, (len(given), number, *self.image_shape)).astype(np.uint8)
 
@@ -187,13 +202,18 @@ class TrainedModel:
         Returns:
           (N, classes), in the order of `classes`.
         """
+        return class_probabilities(self.bits_by_class(images).sum(axis=(2, 3)))
+
+    def bits_by_class(self, images: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The bits of each pixel as `bits_by_pixel`, given each class in turn: (N, classes, height, width).
+
+        A pixel's bits depend on no later pixel, so the upper rows can be measured before the lower ones are drawn.
+        """
         checked = self._images(images)
         labels = [entry.label for entry in self._model.classes]
         condition = self._model.condition(np.tile(labels, len(checked)))
         by_pixel = self._pixel_bits(np.repeat(checked, len(labels), axis=0), condition)
-        bits = by_pixel.sum(axis=(1, 2)).reshape(-1, len(labels))
-        likelihoods = np.exp2(bits.min(axis=1, keepdims=True) - bits)
-        return np.asarray(likelihoods / likelihoods.sum(axis=1, keepdims=True))
+        return by_pixel.reshape(len(checked), len(labels), *self.image_shape[:2])
 
     @functools.cached_property
     def _kernels(self) -> Any:
@@ -236,6 +256,7 @@ class TrainedModel:
         guidance: float | None,
         given: Images | None = None,
         known: npt.NDArray[np.bool_] | None = None,
+        row_done: RowDone | None = None,
     ) -> Images:
         from stages.pixelcnn import sampling
 
@@ -260,5 +281,27 @@ class TrainedModel:
             reference=self._model.guidance_reference(),
             given=given,
             known=known,
+            row_done=row_done and (lambda part, row, pixels: row_done(part, row, pixels.astype(np.uint8))),
         )
         return drawings.astype(np.uint8)
+
+
+def _shifted(row_done: RowDone, start: int) -> RowDone:
+    """`row_done` for completions that begin at `start` among all."""
+    return lambda part, row, pixels: row_done(slice(part.start + start, part.stop + start), row, pixels)
+
+
+def class_probabilities(bits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The probability of each class, by Bayes' rule from the bits of a drawing, or of a part of it, given each class.
+
+    Each class is as likely as any other.
+
+    Args:
+      bits: (…, classes).
+
+    Returns:
+      The same shape.
+    """
+    array = np.asarray(bits, np.float64)
+    likelihoods = np.exp2(array.min(axis=-1, keepdims=True) - array)
+    return np.asarray(likelihoods / likelihoods.sum(axis=-1, keepdims=True))

@@ -32,6 +32,8 @@ __all__ = ["Noise", "batch_capacity", "noise", "resample_teacher_forced", "sampl
 MIN_CPU_BATCH, MAX_CPU_BATCH = 16, 128
 MAX_GPU_BATCH = 512
 Progress = Callable[[int], object]
+RowDone = Callable[[slice, int, NDArray[np.int32]], object]
+_ReportRow = Callable[[slice, int, Floats], object]  # pixels before the final rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,7 @@ def sample(
     known: ArrayLike | None = None,
     quantised: bool = True,
     progress: Progress | None = None,
+    row_done: RowDone | None = None,
 ) -> NDArray[np.int32]:
     """Sample drawings: with a compiled program on a GPU, with NumPy and all cores on a CPU.
 
@@ -129,8 +132,9 @@ def sample(
       known: (drawings, height, width), or without the first axis: true for the pixels of `given` to keep.
       quantised: whether the network sees each pixel rounded to an integer, as in training. False feeds back the
         continuous value and rounds at the end, as `tfp.distributions.PixelCNN.sample` does.
-      progress: called with the number of rows of drawings, in the padded shape, that have been finished since the
-        last call.
+      progress: called with the number of rows of drawings that have been finished since the last call.
+      row_done: called after each row of some drawings, with the drawings, the row's number and its pixels, (drawings,
+        width, channels). A GPU samples all rows before the first call. An exception in it ends the sampling.
 
     Returns:
       (drawings, height, width, channels), integers from low to high.
@@ -143,7 +147,16 @@ def sample(
         return np.empty(noise.logistic.shape, np.int32)
     sample_on_device = _sample_on_gpu if _has_gpu() else _sample_on_cpu
     height, width, _ = config.image_shape
-    return np.rint(sample_on_device(task.padded(), weights, progress)[:, :height, :width]).astype(np.int32)
+
+    def report_row(drawings: slice, row: int, pixels: Floats) -> None:
+        if row >= height:  # of the padding
+            return
+        if progress is not None:
+            progress(len(pixels))
+        if row_done is not None:
+            row_done(drawings, row, np.rint(pixels[:, :width]).astype(np.int32))
+
+    return np.rint(sample_on_device(task.padded(), weights, report_row)[:, :height, :width]).astype(np.int32)
 
 
 def batch_capacity() -> int:
@@ -155,7 +168,7 @@ def _has_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def _sample_on_gpu(task: _Task, weights: network.Parameters, progress: Progress | None) -> Floats:
+def _sample_on_gpu(task: _Task, weights: network.Parameters, report_row: _ReportRow) -> Floats:
     """Sample drawings with the compiled program: (drawings, height, width, channels), from low to high, not rounded."""
     images = np.empty(task.noise.logistic.shape, np.float32)
     count = -(-len(task) // MAX_GPU_BATCH)
@@ -176,27 +189,26 @@ def _sample_on_gpu(task: _Task, weights: network.Parameters, progress: Progress 
             task.config, weights, gumbel, logistic, condition, task.guidance, known, scaled, task.quantised
         )
         images[end - size : end] = np.moveaxis(generated, 2, 0)
-        if progress is not None:
-            progress((end - done) * task.config.image_shape[0])
+        for row in range(task.config.image_shape[0]):
+            report_row(slice(done, end), row, images[done:end, row])
         done = end
     return images
 
 
-def _sample_on_cpu(task: _Task, weights: network.Parameters, progress: Progress | None) -> Floats:
+def _sample_on_cpu(task: _Task, weights: network.Parameters, report_row: _ReportRow) -> Floats:
     """Drawings before the final rounding, by NumPy."""
     matrices = sampler_cpu.Matrices(task.config, weights)
     images = np.empty(task.noise.logistic.shape, np.float32)
 
-    stopped, progress_lock = threading.Event(), threading.Lock()
-
-    def row_done(drawings: int) -> None:
-        if stopped.is_set():
-            raise CancelledError
-        if progress is not None:
-            with progress_lock:
-                progress(drawings)
+    stopped, report_lock = threading.Event(), threading.Lock()
 
     def sample_batch(drawings: slice) -> None:
+        def row_done(row: int, pixels: Floats) -> None:
+            if stopped.is_set():
+                raise CancelledError
+            with report_lock:
+                report_row(drawings, row, pixels)
+
         images[drawings] = _sample_batch(matrices, task.part(drawings), row_done)
 
     # Each core samples its own drawings: small products gain little from a second core, elementwise operations nothing.
@@ -223,8 +235,8 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _sample_batch(matrices: sampler_cpu.Matrices, task: _Task, row_done: Progress) -> Floats:
-    """One batch of drawings, before the final rounding."""
+def _sample_batch(matrices: sampler_cpu.Matrices, task: _Task, row_done: Callable[[int, Floats], object]) -> Floats:
+    """One batch of drawings, before the final rounding. `row_done` is called with each row and its pixels."""
     height, width, _ = task.config.image_shape
     batch = sampler_cpu.Batch(task.config, matrices, task.conditions, task.copies * len(task))
     sampler = _TaskSampler(task)
@@ -235,7 +247,7 @@ def _sample_batch(matrices: sampler_cpu.Matrices, task: _Task, row_done: Progres
             pixel = sampler(row, column, task.apply_guidance(batch.outputs(column).T).T)
             batch.put(column, np.tile(pixel.scaled, task.copies))
             images[row, column] = pixel.value
-        row_done(len(task))
+        row_done(row, images[row].transpose(2, 0, 1))
     return images.transpose(3, 0, 1, 2)
 
 

@@ -71,6 +71,26 @@ def test_completions_keep_what_is_known(loaded: TrainedModel, generated: Any) ->
     assert loaded.complete(np.empty((0, 28, 28, 1)), "tree", 3, rows=1).shape == (0, 3, 28, 28, 1)
 
 
+def test_completions_can_be_followed_row_by_row(loaded: TrainedModel, generated: Any) -> None:
+    drawings, seen = generated[0, :2], np.zeros((6, 28, 28, 1), np.uint8)
+    order: list[int] = []
+
+    def row_done(part: slice, row: int, pixels: Any) -> None:
+        assert (seen[part, row:] == 0).all()
+        seen[part, row] = pixels
+        order.extend(np.arange(6)[part])
+
+    completed = loaded.complete(drawings, "tree", 3, rows=14, row_done=row_done)
+    np.testing.assert_array_equal(seen.reshape(completed.shape), completed)
+    assert sorted(order) == sorted([*range(6)] * 28), "each row of each completion once"
+
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        loaded.complete(drawings, "tree", rows=14, row_done=stop)
+
+
 def test_bits_are_those_of_the_distribution(loaded: TrainedModel, generated: Any) -> None:
     drawings = generated[1]
     by_pixel = loaded.bits_by_pixel(drawings, "sea turtle")
@@ -90,6 +110,9 @@ def test_the_likeliest_class_is_that_of_label_accuracy(
     images = generated.reshape(-1, 28, 28, 1)
     probabilities = loaded.classify(images)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    by_class = loaded.bits_by_class(images)
+    for index, name in enumerate(loaded.classes):
+        np.testing.assert_allclose(by_class[:, index], loaded.bits_by_pixel(images, name), rtol=1e-5)
     bits = np.stack([loaded.bits_per_dim(images, name) for name in loaded.classes], axis=1)
     expected = np.exp2(-784 * (bits - bits.min(axis=1, keepdims=True)))
     np.testing.assert_allclose(probabilities, expected / expected.sum(axis=1, keepdims=True), atol=1e-9)

@@ -282,6 +282,27 @@ def test_rejects_invalid_arguments(options: dict[str, Any], message: str) -> Non
         sampling.sample(TINY, tiny_kernels(), tiny_noise(0), **arguments)
 
 
+@pytest.mark.parametrize("on_gpu", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_rows_are_reported_as_they_are_in_the_drawings(on_gpu: bool, request: pytest.FixtureRequest) -> None:
+    """Of several batches: on a CPU each core has its own, on a GPU the last one repeats drawings of the one before."""
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    if on_gpu:
+        request.getfixturevalue("compiled")
+    monkeypatch.setattr(sampling, "MAX_GPU_BATCH", 3)
+    monkeypatch.setattr(sampling, "MIN_CPU_BATCH", 1)
+    monkeypatch.setattr(sampling, "usable_cores", lambda: 3)
+    rows: dict[tuple[int, int], Any] = {}
+
+    def row_done(drawings: slice, row: int, pixels: Any) -> None:
+        for drawing, values in zip(range(7)[drawings], pixels, strict=True):
+            assert rows.setdefault((drawing, row), values) is values, "each once"
+
+    drawings = sample_tiny(tiny_noise(*range(7)), row_done=row_done)
+    assert len(rows) == 7 * 4
+    for (drawing, row), values in rows.items():
+        np.testing.assert_array_equal(values, drawings[drawing, row])
+
+
 def test_an_error_in_the_progress_callback_stops_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MIN_CPU_BATCH", 1)
     monkeypatch.setattr(sampling, "usable_cores", lambda: 2)
