@@ -98,6 +98,27 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(execute=lambda arguments: compare(arguments.revisions))
 
     command = commands.add_parser(
+        "draw",
+        help="serve a page on which you begin a drawing and the model completes it",
+        description="Serve a page on this machine on which you begin a drawing with the mouse, a finger or the keys, "
+        "and the model completes it. Stop it with Ctrl-C.",
+    )
+    command.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="whose model draws: a DVC experiment, a Git revision or a folder; default: the current files",
+    )
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; default: 127.0.0.1, which only this machine can reach",
+    )
+    command.add_argument("--port", type=int, default=8280, help="the port; 0 is any free one; default: 8280")
+    command.add_argument("--open", action="store_true", help="open the page in the browser")
+    command.set_defaults(execute=_draw)
+
+    command = commands.add_parser(
         "import",
         help="turn pictures into a folder that the pipeline learns from",
         description="Turn pictures into a folder of <class>.npy files. WHAT is a folder or a .zip of class folders of "
@@ -123,6 +144,12 @@ def parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(execute=lambda _: doctor())
     return parser
+
+
+def _draw(arguments: argparse.Namespace) -> None:
+    from pipeline.drawing.command import draw
+
+    draw(arguments.run, arguments.host, arguments.port, arguments.open)
 
 
 def _import(arguments: argparse.Namespace) -> None:

@@ -55,7 +55,11 @@ def test_the_pipeline_uses_dvc_and_prefect_through_their_packages(module: str) -
         assert inside <= {"pipeline.dvc"}, "import from the package, not from a module inside it"
     if not within(module, "pipeline.flows", "pipeline.run", "pipeline.server"):
         assert not imported_from(module, "prefect")
-    allowed = ("stages.common", "stages.params", "stages.reporting", "stages.inference", "stages.quickdraw")
+    if not within(module, "pipeline.drawing"):
+        assert not imported_from(module, "starlette", "uvicorn")
+    allowed = ["stages.common", "stages.params", "stages.reporting", "stages.inference", "stages.quickdraw"]
+    if within(module, "pipeline.drawing"):
+        allowed.append("stages.outputs")
     assert imported_from(module, "stages") <= {"stages", *imported_from(module, *allowed)}
 
 
