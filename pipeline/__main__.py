@@ -73,14 +73,39 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "verify",
-        help="check that a report matches the files and settings of this workspace",
+        help="check that a report matches the files and settings of this workspace, or check an exported folder",
         description="Check that a report matches this workspace: hash the files that the report lists as its inputs, "
-        "and compare its settings with params.yaml. The exit code is 1 if anything differs.",
+        "and compare its settings with params.yaml. Of an exported folder, hash its files. The exit code is 1 if "
+        "anything differs.",
     )
     command.add_argument(
-        "page", nargs="?", default="reports/index.html", help="the report; default: reports/index.html"
+        "page",
+        nargs="?",
+        default="reports/index.html",
+        help="the report, or a folder that `export` has written; default: reports/index.html",
     )
     command.set_defaults(execute=lambda arguments: verify(Path(arguments.page)))
+
+    command = commands.add_parser(
+        "export",
+        help="write the model of a run, with a model card, into a folder to take elsewhere",
+        description="Write the model of a run into a new folder: weights, configuration, settings, drawings, "
+        "checksums, and a model card (README.md) in the form of the Hugging Face Hub. "
+        "`pipeline.load_model` loads the folder.",
+    )
+    command.add_argument("folder", metavar="FOLDER", help="the folder to write, new or empty")
+    command.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        help="a DVC experiment or a Git revision; default: the run in this checkout",
+    )
+    command.add_argument(
+        "--tfp", action="store_true", help="add the weights of tfp.distributions.PixelCNN (needs position: none)"
+    )
+    command.add_argument("--savedmodel", action="store_true", help="add a TensorFlow SavedModel")
+    command.add_argument("--push", metavar="NAME", help="upload the folder to this repository of the Hugging Face Hub")
+    command.set_defaults(execute=_export)
 
     command = commands.add_parser(
         "compare",
@@ -150,6 +175,18 @@ def _draw(arguments: argparse.Namespace) -> None:
     from pipeline.drawing.command import draw
 
     draw(arguments.run, arguments.host, arguments.port, arguments.open)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from pipeline.exporting.command import export
+
+    export(
+        Path(arguments.folder),
+        arguments.run,
+        tfp=arguments.tfp,
+        saved_model=arguments.savedmodel,
+        push=arguments.push,
+    )
 
 
 def _import(arguments: argparse.Namespace) -> None:

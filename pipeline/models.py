@@ -15,8 +15,9 @@ def load_model(run: str | Path | None = None) -> TrainedModel:
     """The model of a finished run.
 
     Args:
-      run: the root of a checkout; or the name of a DVC experiment or a Git revision, whose files are read from DVC's
-        cache, or from its remote, without checking them out. None for the checkout of the current folder.
+      run: the root of a checkout, or an exported folder; or the name of a DVC experiment or a Git revision, whose files
+        are read from DVC's cache, or from its remote, without checking them out. None for the checkout of the current
+        folder.
 
     Raises:
       StageError: a file of the run is missing or cannot be used.

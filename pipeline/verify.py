@@ -1,17 +1,18 @@
-"""The command `verify`: check that a report matches the files and settings of the workspace."""
+"""The command `verify`: check that a report matches the workspace, or that an exported folder matches its checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline import dvc
+from pipeline.exporting import checksums
 from stages import params
-from stages.common.errors import UserError, one_line
+from stages.common.errors import UserError, counted, one_line
 from stages.common.files import sha256
 
 PAGE = "reports/index.html"
@@ -23,14 +24,20 @@ class VerifyError(UserError):
 
 
 def verify(page: Path) -> None:
-    """Compare a report with the workspace, and print one line for each difference.
+    """Compare a report with the workspace, or an exported folder with its checksums; print a line for each difference.
 
-    Three things are compared: the SHA-256 of each input file that the report lists, the settings that it lists, and,
-    if DVC has recorded one, the hash of the report itself.
+    Of a report, three things are compared: the SHA-256 of each input file that the report lists, the settings that it
+    lists, and, if DVC has recorded one, the hash of the report itself.
 
     Raises:
       VerifyError: something differs, or the report cannot be read.
+      ExportError: a folder is not an exported one.
     """
+    if page.is_dir():
+        number, differences = checksums.differences(page)
+        _raise_if_different(differences, f"{page} does not match its checksums")
+        print(f"{page} matches its checksums: {counted(number, 'file')}")
+        return
     root = dvc.find_root(Path.cwd())
     try:
         content = page.read_bytes()
@@ -54,11 +61,16 @@ def verify(page: Path) -> None:
     recorded = dvc.output_md5(root, PAGE)
     if recorded is not None and recorded != hashlib.md5(content, usedforsecurity=False).hexdigest():
         differences.append(f"{page}: differs from the report that the last run in this workspace wrote")
+    _raise_if_different(differences, f"{page} does not match this workspace")
+    print(f"{page} matches this workspace: {len(files)} files and {len(settings)} settings are those it was made from")
+
+
+def _raise_if_different(differences: Sequence[str], message: str) -> None:
+    """Print the differences; if there are any, raise `VerifyError`."""
     for difference in differences:
         print(difference)
     if differences:
-        raise VerifyError(f"{page} does not match this workspace; the differences are listed above")
-    print(f"{page} matches this workspace: {len(files)} files and {len(settings)} settings are those it was made from")
+        raise VerifyError(f"{message}; the differences are listed above")
 
 
 class _ProvenanceParser(HTMLParser):

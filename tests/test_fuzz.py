@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import run_settings, verify
+from pipeline.exporting import checksums
 from stages import params
 from stages.common import tables
 from stages.common.errors import SettingsError, StageError
@@ -133,6 +134,12 @@ def read_name(content: bytes) -> None:
     assert Path("/folder", f"{name}.npy").resolve().parent == Path("/folder")
 
 
+def read_checksums(content: bytes) -> None:
+    for path, digest in checksums.parse(content, Path("SHA256SUMS")).items():
+        assert path.isprintable() and ".." not in Path(path).parts and not Path(path).is_absolute()
+        assert re.fullmatch("[0-9a-f]{64}", digest)
+
+
 def read_page(content: bytes) -> None:
     files, _ = verify.read_provenance(content, Path("a.html"))
     assert all((Path("/root") / path).resolve().is_relative_to("/root") for path in files)
@@ -220,6 +227,7 @@ SMALL_YAML = [
 ]
 REVIEW = json.dumps({"questions": "", "mode": "pairs", "reviewer": "one", "answers": [[0, True], [1, False]]}).encode()
 PAGE = b'<html><script type="application/json" id="provenance">{"files": {"data/a": "00"}, "settings": {}}</script>'
+CHECKSUMS = b"%s  README.md\n%s  savedmodel/saved_model.pb\n" % (b"0" * 64, b"f" * 64)
 OVERRIDES = [b"num_resnet=3", b"classes=[bee, cat]", b"mirror=/a b", b"learning_rate=2e-5", b"prefetch=true"]
 DATES = [b"120", b"Wed, 21 Oct 2015 07:28:00 GMT", b"Fri, 31 Dec 9999 23:59:59 -9999", b"1e400"]
 
@@ -239,6 +247,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "name": Parser(read_name, [b"bee", b"The Eiffel Tower", b"a"], ValueError, fast=True),
         "review": Parser(review, [REVIEW], StageError),
         "page": Parser(read_page, [PAGE], verify.VerifyError),
+        "checksums": Parser(read_checksums, [CHECKSUMS], checksums.ExportError, fast=True),
         "record": Parser(read_record, [record_bytes()], record_errors, fast=True),
         "retry-after": Parser(read_retry_after, DATES, (), fast=True),
         "sheet": Parser(read_sheet, [png_bytes(280, 560)], ValueError),
@@ -255,6 +264,7 @@ NAMES = (
     "name",
     "review",
     "page",
+    "checksums",
     "record",
     "retry-after",
     "sheet",

@@ -34,14 +34,15 @@ class ArgumentError(UserError, ValueError):
 
 
 def load(folder: str | Path = ".") -> TrainedModel:
-    """The model of the run in a folder, the root of a checkout.
+    """The model in a folder: the root of a checkout with a run, or what `python -m pipeline export` has written.
 
     Raises:
       StageError: a file is missing or cannot be used.
     """
     root = Path(folder)
-    trained = model.load(root / model.FOLDER)
-    settings = root / samples.FOLDER / samples.SETTINGS
+    exported = (root / model.CONFIG).exists() and not (root / model.FOLDER).exists()
+    trained = model.load(root if exported else root / model.FOLDER)
+    settings = (root if exported else root / samples.FOLDER) / samples.SETTINGS
     if settings.exists():
         return TrainedModel(trained, samples.read_settings(settings))
     # Before this file existed, a run's settings were in params.yaml only.
