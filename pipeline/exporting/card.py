@@ -105,7 +105,7 @@ def _front_matter(license_name: str) -> str:
             "license": license_name,
             "library_name": "quickdraw-pixelcnn",
             "pipeline_tag": "unconditional-image-generation",
-            "tags": ["image-generation", "class-conditional", "autoregressive", "pixelcnn", "quickdraw", "tensorflow"],
+            "tags": ["image-generation", "class-conditional", "autoregressive", "pixelcnn", "tensorflow"],
         },
         text,
     )

@@ -26,6 +26,7 @@ from stages.inference.trained_model import TrainedModel, load
 FILES = {"data/train/config.json": "config.json", "data/train/weights.safetensors": "weights.safetensors"}
 SAMPLING = "data/sample/settings.json"
 SAMPLES = "data/sample/samples.npy"
+REMEDY = "finish the run first, or name an experiment (dvc exp list)"
 RUN_STAGES = ("train", "sample", "evaluate")  # those whose outputs are exported
 SHOWN, SHEET_CLASSES, SHEET_SCALE = 8, 50, 3  # drawings of a class, classes, and the size of a pixel in the sheet
 
@@ -86,23 +87,21 @@ def check_run(snapshot: dvc.Snapshot, settings: Mapping[str, Any]) -> None:
         params.parse(snapshot.read_text(dvc.LOCK_FILE), f"{dvc.LOCK_FILE} of {snapshot.name}").get("stages") or {}
     )
     if missing := [name for name in RUN_STAGES if name not in recorded]:
-        raise ExportError(
-            f"{dvc.LOCK_FILE} of {snapshot.name} has no run of the stage {missing[0]}: finish the run first, or "
-            "name an experiment (dvc exp list)"
-        )
+        raise ExportError(f"{dvc.LOCK_FILE} of {snapshot.name} has no run of the stage {missing[0]}: {REMEDY}")
     written = {out["path"]: out.get("md5") for stage in recorded.values() for out in stage.get("outs", ())}
     for name, stage in recorded.items():
         for key, value in stage.get("params", {}).get("params.yaml", {}).items():
             if _as_text(value) != _as_text(settings.get(key)):
+                now, then = (one_line(hide_secrets(str(value))) for value in (settings.get(key), value))
                 raise ExportError(
-                    f"{one_line(key)} is {one_line(settings.get(key))} in params.yaml of {snapshot.name}, but the "
-                    f"stage {name} ran with {one_line(value)}: finish the run first"
+                    f"{one_line(key)} is {now} in params.yaml of {snapshot.name}, but the stage {name} ran with "
+                    f"{then}: {REMEDY}"
                 )
         for dep in stage.get("deps", ()):
             if written.get(dep["path"], dep.get("md5")) != dep.get("md5"):
                 raise ExportError(
                     f"the stage {name} of {snapshot.name} has read another {one_line(dep['path'])} than it has now: "
-                    "finish the run first"
+                    f"{REMEDY}"
                 )
 
 

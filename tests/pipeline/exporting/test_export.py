@@ -241,24 +241,28 @@ def delete(path: Path) -> Callable[[Path], object]:
 
 
 SETTINGS = {"seed": FULL["seed"]}
+REMEDY = "finish the run first, or name an experiment (dvc exp list)"
 NOT_ONE_RUN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a stage that has not run": (
         lambda root: project.write_lock(root, SETTINGS, ("train", "sample")),
-        "dvc.lock of the workspace has no run of the stage evaluate: finish the run first, or name an experiment (dvc "
-        "exp list)",
+        "dvc.lock of the workspace has no run of the stage evaluate: " + REMEDY,
     ),
     "nothing has run": (
         lambda root: (root / "dvc.lock").write_text('schema: "2.0"\n'),
-        "dvc.lock of the workspace has no run of the stage train: finish the run first, or name an experiment (dvc exp "
-        "list)",
+        "dvc.lock of the workspace has no run of the stage train: " + REMEDY,
     ),
     "a setting changed since": (
         lambda root: project.write_lock(root, {"seed": 7}),
-        "seed is 0 in params.yaml of the workspace, but the stage train ran with 7: finish the run first",
+        "seed is 0 in params.yaml of the workspace, but the stage train ran with 7: " + REMEDY,
     ),
     "metrics of an earlier model": (
         lambda root: project.write_lock(root, SETTINGS, read_by_last="2"),
-        "the stage evaluate of the workspace has read another data/train than it has now: finish the run first",
+        "the stage evaluate of the workspace has read another data/train than it has now: " + REMEDY,
+    ),
+    "another source, whose password is not shown": (
+        lambda root: project.write_lock(root, {"mirror": "https://me:hidden@example.com/others"}),
+        "mirror is https://example.com/drawings in params.yaml of the workspace, but the stage train ran with "
+        "https://example.com/others: " + REMEDY,
     ),
     "no weights": (
         delete(model.FOLDER / model.WEIGHTS),
