@@ -29,10 +29,17 @@ from stages.common.classes import class_indices
 from stages.common.errors import StageError
 from stages.common.progress import progress
 from stages.metrics import compute, pixels
-from stages.metrics.catalogue import GENERATED_DRAWINGS, HELDOUT_DRAWINGS, JUDGE_WEIGHTS, METRICS
+from stages.metrics.catalogue import (
+    COMPLETED_DRAWINGS,
+    GENERATED_DRAWINGS,
+    HELDOUT_DRAWINGS,
+    JUDGE_WEIGHTS,
+    METRICS,
+)
+from stages.metrics.completions import ScoredCompletions, measure
 from stages.metrics.compute import Row, ScoredDrawings, Scores
 from stages.metrics.subsets import first_of_each_class, in_proportion
-from stages.outputs import classifier, dataset, evaluation, model, samples
+from stages.outputs import classifier, completions, dataset, evaluation, model, samples
 from stages.outputs.dataset import Drawings
 from stages.params import Params
 
@@ -91,6 +98,9 @@ def main(settings: Params) -> None:
             ),
             *compute.compare_drawings(len(classes), real, generated),
         ]
+        completed = completions.read(data)
+        if completed:
+            rows += measure_completions(trained, judge, data, completed)
         rows.sort(key=lambda row: (list(METRICS).index(row.metric), -1 if row.class_index is None else row.class_index))
 
         training_rows = np.flatnonzero(~data.heldout)
@@ -104,11 +114,13 @@ def main(settings: Params) -> None:
         )
         made_with = {"device": "GPU" if gpus else "CPU"} | {name: version(name) for name in LIBRARIES}
         (folder / evaluation.MADE_WITH).write_text(json.dumps(made_with, indent=2) + "\n", encoding="utf-8")
-        measured_with = {
+        measured_with: dict[str, Any] = {
             HELDOUT_DRAWINGS: heldout.fingerprint(),
             JUDGE_WEIGHTS: classifier.fingerprint(),
             GENERATED_DRAWINGS: len(labels),
         }
+        if completed:
+            measured_with[COMPLETED_DRAWINGS] = completed.describe()
         summary = summarise(rows) | measured_with
         metrics_file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         names = [known.name for known in classes]
@@ -206,6 +218,46 @@ def describe_drawings(
         f"{prefix}_nearest": nearest,  # row in images.npy
         f"{prefix}_distance": distances,
     }
+
+
+# --- Completions ---
+
+
+def measure_completions(
+    trained: model.Model, judge: classifier.Judge, data: Drawings, completed: completions.Completions
+) -> list[Row]:
+    """Measure completions of held-out drawings, and compare them with the drawings.
+
+    Args:
+      trained: the model that has drawn them.
+      judge: the classifier.
+      data: all drawings.
+      completed: the completions.
+    """
+    given = np.concatenate([completed.drawings, np.repeat(completed.drawings, completions.COMPLETIONS)])
+    whole = np.concatenate([data.images[completed.drawings], completed.images.reshape(-1, *data.images.shape[1:])])
+    drawings = Drawings(whole, data.labels[given], data.names[given], data.heldout[given])
+    bits = bits_by_pixel(trained, drawings, "held-out drawings and their completions")
+    upper = np.array(data.images[completed.drawings])
+    upper[:, completed.rows :] = 0
+    predicted = judge.predict(np.concatenate([whole, upper])).probabilities.argmax(axis=1)
+    number = len(completed.drawings)
+    per_drawing = (number, completions.COMPLETIONS)
+    return list(
+        measure(
+            ScoredCompletions(
+                rows=completed.rows,
+                real=whole[:number],
+                completed=completed.images,
+                real_bits=bits[:number],
+                completed_bits=bits[number:].reshape(*per_drawing, *bits.shape[1:]),
+                class_indices=class_indices(data.labels[completed.drawings], judge.classes),
+                real_predicted=predicted[:number],
+                upper_predicted=predicted[len(whole) :],
+                completed_predicted=predicted[number : len(whole)].reshape(per_drawing),
+            )
+        )
+    )
 
 
 # --- The output files ---

@@ -171,6 +171,16 @@ class Params(BaseModel):
         ge=1,
         le=100,
     )
+    completions_per_class: IntSetting = Field(
+        description="Number of held-out drawings of each class whose lower rows the model draws again, twice; 0 is "
+        "off. `evaluate` compares these completions with the drawings.",
+        ge=0,
+        le=10_000,
+    )
+    completion_rows: Annotated[int, Field(ge=0, le=4096), BeforeValidator(_reject_bool)] | Literal["half"] = Field(
+        description="Number of upper rows of a drawing that its completions keep, at most its height; `half` is half "
+        "of the height."
+    )
 
     judge_steps: IntSetting = Field(
         description="Training steps, of 64 real drawings each, of the judge, which predicts the class of a drawing.",

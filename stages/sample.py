@@ -1,9 +1,10 @@
 """Generate drawings of every class with the trained model.
 
-reads    data/train/
+reads    data/train/, and data/filter/ for the drawings to complete
 writes   data/sample/samples.npy   (classes, samples, height, width, channels) uint8, classes in the model's order;
                                     samples is the larger of samples_per_class and eval_samples_per_class
          data/sample/settings.json  the seed, the temperature and the guidance
+         data/sample/completions.*  completions of held-out drawings, unless completions_per_class is 0
 caches   checkpoints, until the stage ends: a killed stage that is run again resumes, and writes the same bytes
 command  python -m stages.sample
 """
@@ -18,8 +19,10 @@ import numpy.typing as npt
 from stages import command
 from stages.common import device, files
 from stages.common.checkpoints import Checkpoint, Checkpoints, run_key
+from stages.common.errors import SettingsError
 from stages.common.progress import progress
-from stages.outputs import model
+from stages.metrics.subsets import rank_in_class
+from stages.outputs import completions, dataset, model
 from stages.outputs.samples import FOLDER, IMAGES, SETTINGS, Settings, write_settings
 from stages.params import Params
 
@@ -42,6 +45,9 @@ def main(settings: Params) -> None:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
             file.write(samples.data)
         write_settings(folder / SETTINGS, Settings(*options))
+        if settings.completions_per_class:
+            per_class, rows = settings.completions_per_class, settings.completion_rows
+            completions.write(folder, complete(trained, dataset.load(), per_class, rows, *options))
     checkpoints.clear()
 
 
@@ -103,6 +109,67 @@ def generate(
             if checkpoints and checkpoints.due():
                 checkpoints.save(Checkpoint(done, {"images": images[:done]}))
     return images.reshape(len(trained.classes), number, *trained.config.image_shape)
+
+
+def complete(
+    trained: model.Model,
+    data: dataset.Drawings,
+    per_class: int,
+    rows: int | str,
+    seed: int,
+    temperature: float = 1.0,
+    guidance: float = 1.0,
+) -> completions.Completions:
+    """Complete the first held-out drawings of each class: keep the upper rows, and generate the others.
+
+    The completions of a class have the random numbers of its first generated drawings. So without a kept row, they are
+    these drawings.
+
+    Args:
+      trained: the model.
+      data: drawings of its classes.
+      per_class: how many drawings of each class; fewer if fewer are held out.
+      rows: how many upper rows are kept; "half" is half of the height.
+      seed, temperature, guidance: as in `generate`.
+
+    Raises:
+      SettingsError: a drawing has fewer rows.
+    """
+    from stages.pixelcnn import network, sampling
+
+    height, width, _ = trained.config.image_shape
+    if rows == "half":
+        rows = height // 2
+    if int(rows) > height:
+        raise SettingsError(f"completion_rows is {rows}; expected: at most {height}, the height of a drawing")
+    heldout = np.flatnonzero(data.heldout)
+    ranks = rank_in_class(data.labels[heldout])
+    chosen = np.concatenate(
+        [heldout[(data.labels[heldout] == entry.label) & (ranks < per_class)] for entry in trained.classes]
+    )
+    drawings = np.repeat(chosen, completions.COMPLETIONS)
+    labels = data.labels[drawings]
+    keys = np.stack([labels.astype(np.int64), rank_in_class(labels)], axis=1)
+    weights = network.kernels(trained.config, trained.weights)
+    known = np.broadcast_to(np.arange(height)[:, np.newaxis] < int(rows), (height, width))
+    images = np.empty((len(drawings), *trained.config.image_shape), np.uint8)
+    with progress("sample: completions", len(drawings) * height, "rows of pixels") as add:
+        for start in range(0, len(drawings), sampling.batch_capacity()):
+            batch = slice(start, start + sampling.batch_capacity())
+            images[batch] = sampling.sample(
+                trained.config,
+                weights,
+                sampling.noise(trained.config, seed, keys[batch]),
+                trained.condition(labels[batch]),
+                temperature=temperature,
+                guidance=guidance,
+                reference=trained.guidance_reference(),
+                given=data.images[drawings[batch]],
+                known=np.broadcast_to(known, (len(drawings[batch]), height, width)),
+                progress=add,
+            )
+    images = images.reshape(len(chosen), completions.COMPLETIONS, *trained.config.image_shape)
+    return completions.Completions(images, int(rows), chosen)
 
 
 if __name__ == "__main__":

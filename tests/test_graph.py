@@ -242,6 +242,8 @@ RERUN_STAGES = {
     "samples_per_class": FROM_SAMPLE,
     "temperature": FROM_SAMPLE,
     "guidance": FROM_SAMPLE,
+    "completions_per_class": FROM_SAMPLE,
+    "completion_rows": FROM_SAMPLE,
     "judge_steps": FROM_JUDGE,
     "judge_seed": FROM_JUDGE,
     "eval_samples_per_class": FROM_SAMPLE,

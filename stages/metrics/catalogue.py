@@ -13,6 +13,8 @@ CHANCE = "chance"
 HALVES = "one half of the held-out drawings against the other half"
 HELDOUT = "held-out drawings"
 JUDGE = "the judge on held-out drawings"
+COMPLETIONS = "the rest that the model draws"
+REAL_REST = "a completion and the drawing itself"
 
 
 class Metric(NamedTuple):
@@ -104,14 +106,42 @@ METRICS = {
     "ink_bottom": Metric("Ink, bottom edge", "Mean ink of the bottom row of pixels.", ALIKE, HELDOUT),
     "ink_left": Metric("Ink, left edge", "Mean ink of the first column of pixels.", ALIKE, HELDOUT),
     "blank": Metric("Blank", "Share of drawings with no pixel above half ink.", ALIKE, HELDOUT),
+    "completion_accuracy": Metric(
+        "Class accuracy, completions",
+        "How often the judge predicts the class of a held-out drawing whose lower rows the model has drawn.",
+        MORE,
+        JUDGE,
+    ),
+    "upper_rows_accuracy": Metric(
+        "Class accuracy, upper rows",
+        "How often the judge predicts the class of a held-out drawing whose lower rows are blank: what completions "
+        "start from.",
+        ALIKE,
+        JUDGE,
+    ),
+    "completion_bits_per_dim": Metric(
+        "Bits per dimension, lower rows",
+        "Bits that the model needs per pixel of the lower rows of a held-out drawing, given its upper rows.",
+        LESS,
+        COMPLETIONS,
+    ),
+    "completion_distance": Metric(
+        "Diversity of completions",
+        "Euclidean distance between two completions of a drawing. One pixel changed from paper to full ink counts 1.",
+        ALIKE,
+        REAL_REST,
+    ),
 }
+
+# The metrics of completions, which depend on how many rows of which drawings were given.
+COMPLETED = frozenset({"completion_accuracy", "upper_rows_accuracy", "completion_bits_per_dim", "completion_distance"})
 
 # The metrics that depend on how many drawings are compared: more drawings make a distance smaller and a neighbourhood
 # tighter.
 SIZED = frozenset({"frechet_distance", "precision", "recall", "density", "coverage", "c2st_accuracy"})
 
 # What a run's metrics were measured with, as evaluate writes it beside them.
-HELDOUT_DRAWINGS, JUDGE_WEIGHTS, GENERATED_DRAWINGS = "heldout", "judge", "generated"
+HELDOUT_DRAWINGS, JUDGE_WEIGHTS, GENERATED_DRAWINGS, COMPLETED_DRAWINGS = "heldout", "judge", "generated", "completed"
 
 
 def conditions(metric: str) -> tuple[str, ...]:
@@ -121,11 +151,18 @@ def conditions(metric: str) -> tuple[str, ...]:
     """
     judged = metric not in METRICS or METRICS[metric].reference in (JUDGE, HALVES)
     sized = metric not in METRICS or metric in SIZED
-    return (HELDOUT_DRAWINGS, *[JUDGE_WEIGHTS] * judged, *[GENERATED_DRAWINGS] * sized)
+    completed = metric in COMPLETED
+    return (
+        HELDOUT_DRAWINGS,
+        *[JUDGE_WEIGHTS] * judged,
+        *[GENERATED_DRAWINGS] * sized,
+        *[COMPLETED_DRAWINGS] * completed,
+    )
 
 
 # Metrics from 0 to 1 that pages show as percentages.
 SHARES = frozenset({
     "class_accuracy", "label_accuracy", "precision", "recall", "coverage", "c2st_accuracy", "memorised",
     "ink", "grey", "ink_top", "ink_right", "ink_bottom", "ink_left", "blank",
+    "completion_accuracy", "upper_rows_accuracy",
 })  # fmt: skip

@@ -18,6 +18,7 @@ MEASURED_WITH = {
     catalogue.HELDOUT_DRAWINGS: "held-out drawings",
     catalogue.JUDGE_WEIGHTS: "judges",
     catalogue.GENERATED_DRAWINGS: "numbers of generated drawings",
+    catalogue.COMPLETED_DRAWINGS: "rows and drawings that were completed",
 }
 
 
