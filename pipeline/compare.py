@@ -204,7 +204,7 @@ def page(experiments: Sequence[ExperimentReport]) -> str:
         experiments=experiments,
         settings=settings,
         metrics=rows,
-        measured_with=MEASURED_WITH,
+        measured_with=[key for key in MEASURED_WITH if any(key in run.measured_with for run in experiments)],
         classes=[
             (label, [experiment.classes.get(label) for experiment in experiments])
             for label in sorted(labels, key=lambda label: (len(label), label))

@@ -214,9 +214,11 @@ def test_the_command_says_what_is_not_comparable(
 
 def test_what_a_metric_must_be_measured_with_follows_from_its_definition() -> None:
     judged = {key for key in METRICS if "judge" in catalogue.conditions(key)}
-    assert judged == {"class_accuracy", "informedness", "mmd"} | catalogue.SIZED
+    completed = {"completion_accuracy", "upper_rows_accuracy"}
+    assert judged == {"class_accuracy", "informedness", "mmd"} | completed | catalogue.SIZED
     sized = {key for key in METRICS if "generated" in catalogue.conditions(key)}
     assert sized == catalogue.SIZED
+    assert catalogue.COMPLETED == {key for key in METRICS if "completed" in catalogue.conditions(key)} > completed
     assert all("heldout" in catalogue.conditions(key) for key in METRICS)
     assert catalogue.conditions("fidelity") == ("heldout", "judge", "generated"), "nothing is known of it"
 
