@@ -8,6 +8,7 @@ import enum
 import http.client
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -401,7 +402,7 @@ def check_folder(settings: params.Params, root: Path) -> Finding:
     """Check a folder as the stages extract and filter do: its files, the numbers of drawings and a sample of pixels."""
     import numpy as np
 
-    from stages.quickdraw import selection, sources, tfds_order
+    from stages.quickdraw import npy_header, selection, sources, tfds_order
 
     try:
         mirror = sources.open_mirror(settings.mirror, root)
@@ -420,7 +421,8 @@ def check_folder(settings: params.Params, root: Path) -> Finding:
     if settings.source == "mirror":  # else the pixels are those of the prepared dataset
         for problem in _sample_problems(mirror, {name: counts[name] for name in settings.classes}):
             return Finding(Level.ERROR if problem.is_error else Level.NOTE, f"{settings.mirror}: {problem.message}")
-    message = f"{settings.mirror} has {counted(total, 'drawing')}, and enough of each class of the run"
+    of_shape = npy_header.describe_shape(mirror.image_shape())
+    message = f"{settings.mirror} has {counted(total, 'drawing')} of {of_shape}, and enough of each class of the run"
     if settings.num_drawings != "all" and number < settings.num_drawings:
         return Finding(
             Level.NOTE, f"{message}; num_drawings is {settings.num_drawings:,}: a run uses all that there are"
@@ -432,13 +434,13 @@ def _sample_problems(mirror: Mirror, counts: dict[str, int]) -> list[Problem]:
     """What is wrong with the pixels of some drawings of each class, taken from the whole length of its file."""
     import numpy as np
 
-    from stages.quickdraw.npy_header import PIXELS
     from stages.quickdraw.pixel_checks import PixelCheck
 
-    check = PixelCheck()
+    shape = mirror.image_shape()
+    check = PixelCheck(grey=shape[-1] == 1)
     for name, count in counts.items():
         rows = np.linspace(0, count - 1, min(count, SAMPLE), dtype=np.int32)
-        pixels = np.empty((len(rows), PIXELS), np.uint8)
+        pixels = np.empty((len(rows), math.prod(shape)), np.uint8)
         mirror.read_rows(name, rows, pixels)
         check.add(name, pixels)
     return check.problems()

@@ -2,7 +2,7 @@
 
 reads    the mirror: the row counts of its classes (those of the public bucket are known, so no network is needed)
 writes   data/extract/index.parquet   one row per drawing, in order: position, label, name, row
-         data/extract/images.npy      with `prefetch`, the pixels, (N, 28, 28, 1) uint8
+         data/extract/images.npy      with `prefetch`, the pixels, (N, height, width, channels) uint8
 command  python -m stages.extract
 """
 

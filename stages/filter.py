@@ -1,7 +1,7 @@
 """Select the drawings of the chosen classes, read their pixels, and hold some out from training.
 
 reads    data/extract/, and the mirror for the pixels (pixels fetched before are cached on this machine)
-writes   data/filter/images.npy         (M, 28, 28, 1) uint8, in the order of the index
+writes   data/filter/images.npy         (M, height, width, channels) uint8, in the order of the index
          data/filter/drawings.parquet   one row per drawing, in the same order: position, label, name, row, heldout
 command  python -m stages.filter
 """
@@ -53,7 +53,7 @@ def check_pixels(path: Path, drawings: pd.DataFrame) -> None:
     """Check that the images of drawings can be learned from. What is only suspicious is a warning.
 
     Args:
-      path: the images, (M, 28, 28, 1), in the order of `drawings`.
+      path: the images, (M, height, width, channels), in the order of `drawings`.
       drawings: with the column name.
 
     Raises:
@@ -62,8 +62,9 @@ def check_pixels(path: Path, drawings: pd.DataFrame) -> None:
     from stages.common import tables
     from stages.quickdraw.pixel_checks import PixelCheck
 
-    images = tables.open_memmap(path).reshape(len(drawings), -1)
-    check = PixelCheck()
+    images = tables.open_memmap(path)
+    check = PixelCheck(grey=images.shape[-1] == 1)
+    images = images.reshape(len(drawings), -1)
     for start in range(0, len(drawings), BLOCK):
         names, block = drawings["name"].iloc[start : start + BLOCK], images[start : start + BLOCK]
         for name in names.unique():

@@ -115,7 +115,9 @@ def attempt(parser: Parser, content: bytes) -> None:
 def read_npy(content: bytes) -> None:
     header = npy_header.parse(content[: npy_header.MAX_HEADER_BYTES], len(content))
     assert 0 <= header.rows < 2**31 and header.offset <= npy_header.MAX_HEADER_BYTES
-    assert header.offset + header.rows * 784 == len(content), "the header matches the length of the file"
+    assert header.offset + header.rows * math.prod(header.image_shape) == len(content), (
+        "the header matches the length of the file"
+    )
 
 
 def read_settings(content: bytes) -> None:
@@ -216,6 +218,7 @@ NPY = [
     *(npy_bytes(np.zeros((rows, 784), np.uint8), version) for rows in (0, 3) for version in ((1, 0), (2, 0), (3, 0))),
     *(b"\x93NUMPY\x01\x00" + bytes([len(text), 0]) + text.encode() + bytes(3 * 784) for text in HEADERS),
     npy_bytes(np.zeros((2, 28, 28), np.float32)),
+    npy_bytes(np.zeros((2, 8, 64, 3), np.uint8)),
 ]
 YAML_TEXT = "".join(f"{key}: {json.dumps(value)}\n" for key, value in FULL.items()).encode()
 SMALL_YAML = [

@@ -16,6 +16,7 @@ from pipeline.importing.writer import SHOWN, Writer
 from stages.common import files
 from stages.common.errors import counted
 from stages.quickdraw.labels import as_yaml
+from stages.quickdraw.npy_header import describe_shape
 
 SHEET = "sheet.png"
 SHEET_SCALE, SHEET_CLASSES = 2, 50
@@ -93,24 +94,19 @@ def sheet(writer: Writer) -> pixels.Images:
 
 def _report(writer: Writer, folder: Path, options: Options, notify: Notify) -> None:
     assert writer.shape is not None
-    height, width, channels = writer.shape
-    kind = "grey" if channels == 1 else "in colour"
     pictures, classes = sum(writer.counts.values()), len(writer.counts)
     of_classes = "1 class" if classes == 1 else f"{classes:,} classes"
-    notify(f"{counted(pictures, 'picture')} of {height}×{width} pixels, {kind}, of {of_classes}:")
+    notify(f"{counted(pictures, 'picture')} of {describe_shape(writer.shape)}, of {of_classes}:")
     for name, count in list(writer.counts.items())[:SHEET_CLASSES]:
         notify(f"  {name}: {count:,}")
     if len(writer.counts) > SHEET_CLASSES:
         notify(f"  and {len(writer.counts) - SHEET_CLASSES} more")
     notify(f"the first of each class: {folder / SHEET}")
-    if writer.ink > MOST_INK:
+    if writer.ink > MOST_INK and writer.shape[2] == 1:
         remedy = "without --invert" if options.invert else "with --invert"
         notify(
             f"WARNING: {writer.ink:.0%} of the paper is white. The pipeline draws white on black, and people's "
             f"drawings have 5% to 29%. If these are dark drawings on light paper, import them again {remedy}"
         )
-    if writer.shape != (28, 28, 1):
-        notify("The pipeline learns from 28×28 grey pictures: import them with --size 28 --grey")
-        return
     chosen = shlex.quote(f"classes={as_yaml(list(writer.counts)[:20])}")
     notify(f"Learn from them: python -m pipeline run --profile quick --mirror {shlex.quote(str(folder))} -S {chosen}")

@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 
 from stages.common.errors import UserError, one_line
-
-MIN_SIDE, MAX_SIDE = 8, 64  # pixels of an imported picture
+from stages.quickdraw.npy_header import MAX_SIDE, MIN_SIDE
 
 
 class PictureError(UserError):

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.importing.options import MAX_SIDE, MIN_SIDE, PictureError
+from pipeline.importing.options import PictureError
 from stages.quickdraw.labels import check_name
+from stages.quickdraw.npy_header import MAX_SIDE, MIN_SIDE, describe_shape
 
 Images = npt.NDArray[np.uint8]
 HEADER_BYTES = 128  # reserved for the header, which is written last, when the number of pictures is known
@@ -57,14 +58,17 @@ class Writer:
             name = check_name(name)
         except ValueError as error:
             raise PictureError(f"{source}: {error}") from None
-        height, width, channels = shape = images.shape[1:]
+        shape = height, width, channels = images.shape[1:]
         if not all(MIN_SIDE <= side <= MAX_SIDE for side in (height, width)):
             raise PictureError(
                 f"{source}: pictures of {height}×{width} pixels; expected: {MIN_SIDE} to {MAX_SIDE} each way; choose "
                 "a size, as with --size 28"
             )
-        if self.shape not in (None, shape):
-            raise PictureError(f"{source}: {_describe(shape)}, where those before are {_describe(self.shape)}")
+        if self.shape is not None and self.shape != shape:
+            raise PictureError(
+                f"{source}: pictures of {describe_shape(shape)}, where those before are of "
+                f"{describe_shape(self.shape)} (--size 28 gives all one size, --grey one kind)"
+            )
         if name not in self.counts and len(self.counts) == MAX_CLASSES:
             raise PictureError(f"{source}: more than {MAX_CLASSES:,} classes")
         self.shape = (height, width, channels)
@@ -99,9 +103,3 @@ class Writer:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.npy"
-
-
-def _describe(shape: tuple[int, ...] | None) -> str:
-    height, width, channels = shape or (0, 0, 0)
-    size = f"pictures of {height}×{width} pixels, {'grey' if channels == 1 else 'in colour'}"
-    return f"{size} (--size 28 gives all one size, --grey one kind)"

@@ -1,11 +1,13 @@
 """Mirrors: places that hold one `<class>.npy` file per class, in the layout of the public bucket.
 
 A mirror counts the drawings of each class, fetches those that are not on this machine, and returns their pixels. Each
-kind of mirror implements this in three methods: `counts`, `fetch` and `read_rows`.
+kind of mirror implements this in four methods: `counts`, `image_shape`, `fetch` and `read_rows`.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import mmap
 import os
 import resource
@@ -18,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.common.errors import StageError, counted, list_names
-from stages.quickdraw import npy_header
+from stages.quickdraw import IMAGE_SHAPE, npy_header
 from stages.quickdraw.file_types import IMPORT
 from stages.quickdraw.labels import decomposed, files_by_class, numbered
+from stages.quickdraw.npy_header import ImageShape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +40,15 @@ class Mirror(ABC):
         """The number of drawings of each class, in the order of the labels."""
 
     @abstractmethod
+    def image_shape(self) -> ImageShape:
+        """The height, width and channels of every drawing."""
+
+    @abstractmethod
     def read_rows(self, name: str, rows: Rows, out: Pixels) -> None:
-        """Copy rows of a class to `out`, `(len(rows), 784)`. Rows of a remote mirror must have been fetched before."""
+        """Copy rows of a class to `out`, `(len(rows), values)`, where `values` is the product of `image_shape`.
+
+        Rows of a remote mirror must have been fetched before.
+        """
 
     def fetch(self, requested: Mapping[str, Rows]) -> None:  # noqa: B027 — optional: a local mirror has nothing to do
         """Download the requested rows of each class into the cache on this machine, unless they are there."""
@@ -48,8 +58,8 @@ class Mirror(ABC):
         self.fetch({name: rows for name, rows, _ in _by_class(drawings)})
 
     def pixels(self, drawings: pd.DataFrame) -> Pixels:
-        """The pixels `(len(drawings), 784)` of drawings (`name` and `row`), in their order."""
-        by_class = np.empty((len(drawings), npy_header.PIXELS), np.uint8)
+        """The pixels `(len(drawings), values)` of drawings (`name` and `row`), in their order."""
+        by_class = np.empty((len(drawings), math.prod(self.image_shape())), np.uint8)
         order = np.empty(len(drawings), np.intp)  # the index in `by_class` of each drawing
         done = 0
         for name, rows, indices in _by_class(drawings):
@@ -68,6 +78,16 @@ class Folder(Mirror):
 
     def counts(self) -> dict[str, int]:
         """The number of drawings of each class, read from the header of each file."""
+        counts = {name: header.rows for name, header in self._headers.items()}
+        return {name: counts[name] for name in numbered(counts)}
+
+    def image_shape(self) -> ImageShape:
+        """The height, width and channels of every drawing, read from the header of each file."""
+        return next(iter(self._headers.values())).image_shape
+
+    @functools.cached_property
+    def _headers(self) -> dict[str, npy_header.Header]:
+        """The header of each class's file."""
         try:
             files = sorted(file for file in os.listdir(self.path) if not file.startswith("."))
             names = files_by_class(file[: -len(".npy")] for file in files if file.endswith(".npy"))
@@ -80,11 +100,15 @@ class Folder(Mirror):
         if not names:
             others = f", but {list_names(files, 5)}" if files else ""
             raise StageError(f"mirror: {self.path} holds no <class>.npy{others}; convert pictures: {IMPORT}")
-        counts = {name: self._header(name).rows for name in names}
-        return {name: counts[name] for name in numbered(counts)}
+        headers = {name: self._header(name) for name in names}
+        try:
+            npy_header.common_shape({str(self._file(name)): header.image_shape for name, header in headers.items()})
+        except ValueError as error:
+            raise StageError(f"mirror: {error}") from None
+        return headers
 
     def read_rows(self, name: str, rows: Rows, out: Pixels) -> None:
-        """Copy rows of a class to `out`, `(len(rows), 784)`.
+        """Copy rows of a class to `out`, `(len(rows), values)`.
 
         The file stays mapped for the next call, because opening it takes longer than copying a hundred drawings.
         """
@@ -94,15 +118,17 @@ class Folder(Mirror):
             self._drawings[name] = self._map(name)
         drawings = self._drawings[name]
         check_rows(f"mirror: {self._file(name)}", rows, len(drawings))
+        if drawings.shape[1] != out.shape[1]:
+            raise StageError(f"mirror: {self._file(name)} has changed during the run: run the stage extract again")
         drawings.take(rows, axis=0, out=out, mode="clip")  # other modes copy through a buffer
 
     def _map(self, name: str) -> Pixels:
         header = self._header(name)
         if not header.rows:
-            return np.empty((0, npy_header.PIXELS), np.uint8)
+            return np.empty((0, header.row_bytes), np.uint8)
         with open(self._file(name), "rb") as file:
             content = mmap.mmap(file.fileno(), header.size, access=mmap.ACCESS_READ)
-        return np.frombuffer(content, np.uint8, offset=header.offset).reshape(header.rows, npy_header.PIXELS)
+        return np.frombuffer(content, np.uint8, offset=header.offset).reshape(header.rows, header.row_bytes)
 
     def _file(self, name: str) -> Path:
         path, other = (self.path / f"{stem}.npy" for stem in (name, decomposed(name)))
@@ -129,6 +155,10 @@ class Doodles(Mirror):
         from stages.quickdraw import doodles
 
         return dict.fromkeys(numbered(doodles.CLASSES), doodles.ROWS_PER_CLASS)
+
+    def image_shape(self) -> ImageShape:
+        """28×28 pixels, grey."""
+        return IMAGE_SHAPE
 
     def read_rows(self, name: str, rows: Rows, out: Pixels) -> None:
         """Generate rows of a class in `out`, `(len(rows), 784)`."""

@@ -1,19 +1,23 @@
 """Parses the header of a `<class>.npy` file, which is untrusted input.
 
 NumPy's reader allocates the size that a header claims, and unpickles objects if that is allowed. Here the header is
-only compared, as text, with the one layout that a file of drawings has: unsigned bytes, `(rows, 784)`, in C order.
+only compared, as text, with the layouts that a file of drawings has: unsigned bytes in C order, `(rows, height,
+width)`, with or without 1 or 3 channels after them, or `(rows, height × width)` of squares, as in the public bucket.
 """
 
 import math
 import re
 import struct
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from stages.common.errors import counted, one_line
-from stages.quickdraw import SIDE
 from stages.quickdraw.file_types import AGAIN, IMPORT, NPY, explain_no_npy
 
-PIXELS = SIDE * SIDE
+ImageShape: TypeAlias = tuple[int, int, int]  # height, width and channels
+
+MIN_SIDE, MAX_SIDE = 8, 64  # pixels
+CHANNELS = (1, 3)  # grey, and red, green and blue
 MAX_HEADER_BYTES = 1024  # NumPy writes 80 or 128 bytes for such an array
 
 
@@ -23,15 +27,22 @@ class Header(NamedTuple):
     Attributes:
       offset: where the pixels begin, in bytes.
       rows: the number of drawings.
+      image_shape: of each drawing.
     """
 
     offset: int
     rows: int
+    image_shape: ImageShape
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of a drawing in bytes."""
+        return math.prod(self.image_shape)
 
     @property
     def size(self) -> int:
         """The size of the whole file in bytes."""
-        return self.offset + self.rows * PIXELS
+        return self.offset + self.rows * self.row_bytes
 
 
 def parse(start: bytes, size: int) -> Header:
@@ -69,11 +80,15 @@ def parse(start: bytes, size: int) -> Header:
     remedy = f"; convert it: {IMPORT}" if _can_be_imported(descr, lengths) else ""
     if not re.fullmatch(r"[|<>=]?u1", descr):
         raise ValueError(f"holds values of type {one_line(descr, 40)}; drawings are uint8{remedy}")
-    if len(lengths) != 2 or lengths[1] != PIXELS:
-        raise ValueError(f"has the shape {one_line(lengths)}; drawings are (N, {PIXELS}){remedy}")
+    shape_of_one = image_shape(lengths[1:])
+    if shape_of_one is None:
+        raise ValueError(
+            f"has the shape {one_line(lengths)}; drawings are (N, height, width), perhaps with 1 or 3 channels after "
+            f"them, or (N, height × width) of squares, with {MIN_SIDE} to {MAX_SIDE} pixels each way{remedy}"
+        )
     if fortran == "True":
         raise ValueError(f"is stored column by column (Fortran order){remedy}")
-    header = Header(offset, lengths[0])
+    header = Header(offset, lengths[0], shape_of_one)
     if header.size != size:
         fault = "is cut short" if size < header.size else "is too long"
         raise ValueError(
@@ -83,6 +98,49 @@ def parse(start: bytes, size: int) -> Header:
     if header.rows > 2**31 - 1:
         raise ValueError(f"holds {header.rows:,} drawings; the maximum supported is 2**31 - 1")
     return header
+
+
+def image_shape(lengths: Sequence[int]) -> ImageShape | None:
+    """The shape of each drawing in an array of the lengths `(rows, *lengths)`; None if it holds no drawings."""
+    match lengths:
+        case (values,):
+            height = width = math.isqrt(values)
+            channels = 1 if height * width == values else 0
+        case (height, width):
+            channels = 1
+        case (height, width, channels):
+            pass
+        case _:
+            return None
+    if channels in CHANNELS and all(MIN_SIDE <= side <= MAX_SIDE for side in (height, width)):
+        return height, width, channels
+    return None
+
+
+def describe_shape(shape: ImageShape) -> str:
+    """Return `28×28 pixels, grey` or `32×32 pixels, in colour`."""
+    height, width, channels = shape
+    return f"{height}×{width} pixels, {'grey' if channels == 1 else 'in colour'}"
+
+
+def common_shape(shapes: Mapping[str, ImageShape]) -> ImageShape:
+    """The shape that the drawings of all files have.
+
+    Args:
+      shapes: by the name of the file, at least one.
+
+    Raises:
+      ValueError: two files have different shapes. The message names both.
+    """
+    (first, shape), *others = shapes.items()
+    for name, other in others:
+        if other != shape:
+            raise ValueError(
+                f"{first} has drawings of {describe_shape(shape)}, and {name} of {describe_shape(other)}; give all of "
+                f"them one shape: {IMPORT} --size {shape[0]}{f'x{shape[1]}' * (shape[0] != shape[1])}"
+                f"{' --grey' * (shape[2] != other[2])}"
+            )
+    return shape
 
 
 def _can_be_imported(descr: str, lengths: tuple[int, ...]) -> bool:

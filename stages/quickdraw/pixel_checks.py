@@ -1,4 +1,7 @@
-"""Checks whether drawings can be learned from: the scale of their values, inverted ink and repeated pictures."""
+"""Checks whether drawings can be learned from: the scale of their values, inverted ink and repeated pictures.
+
+Ink is checked in grey drawings only: a photograph in colour may have any share of bright pixels.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +52,18 @@ class _Class:
 
 
 class PixelCheck:
-    """Collects drawings, in any order and in parts, and finds what is wrong with them."""
+    """Collects drawings, in any order and in parts, and finds what is wrong with them.
 
-    def __init__(self) -> None:
+    Args:
+      grey: whether they are grey. In colour, they have no paper and no ink.
+    """
+
+    def __init__(self, grey: bool = True) -> None:
+        self._grey = grey
         self._classes: dict[str, _Class] = {}
 
     def add(self, name: str, drawings: Pixels) -> None:
-        """Add drawings of a class, (N, pixels)."""
+        """Add drawings of a class, (N, values)."""
         entry = self._classes.setdefault(name, _Class())
         entry.drawings += len(drawings)
         entry.brightest = max(entry.brightest, int(drawings.max(initial=0)))
@@ -65,12 +73,14 @@ class PixelCheck:
     def problems(self) -> list[Problem]:
         """What is wrong with the drawings: the errors first, then what is suspicious."""
         classes = {name: entry for name, entry in self._classes.items() if entry.drawings}
-        problems = [*_scale(classes), *_ink(classes), *_repeated(classes), *_shared(classes)]
+        ink = _ink(classes) if self._grey else []
+        problems = [*_scale(classes, self._grey), *ink, *_repeated(classes), *_shared(classes)]
         return sorted(problems, key=lambda problem: not problem.is_error)
 
 
-def _scale(classes: Mapping[str, _Class]) -> list[Problem]:
+def _scale(classes: Mapping[str, _Class], grey: bool) -> list[Problem]:
     problems = []
+    limits = "paper is 0 and ink is 255" if grey else "black is 0 and white is 255"
     lower = -1
     for upper in (0, *OTHER_SCALES):
         if names := [name for name, entry in classes.items() if lower < entry.brightest <= upper]:
@@ -78,8 +88,8 @@ def _scale(classes: Mapping[str, _Class]) -> list[Problem]:
                 text = f"all drawings of {_which(names, classes)} are blank; replace the files, or choose other classes"
             else:
                 text = (
-                    f"no pixel of {_which(names, classes)} is above {upper}, where paper is 0 and ink is 255; convert "
-                    f"the files: {IMPORT}"
+                    f"no pixel of {_which(names, classes)} is above {upper}, where {limits}; convert the files: "
+                    f"{IMPORT}"
                 )
             problems.append(Problem(text, True))
         lower = upper

@@ -1,6 +1,6 @@
 """A mirror on another machine. Requested rows are fetched once and cached for all runs on this machine.
 
-The rows of a class are fetched in one of two ways: by range requests of 784 bytes a row, many at a time, or by reading
+The rows of a class are fetched in one of two ways: by range requests of a row each, many at a time, or by reading
 the whole file and saving the requested rows. Which is faster depends on how many rows are requested.
 """
 
@@ -23,12 +23,13 @@ from stages.common import files
 from stages.common.errors import StageError
 from stages.common.progress import progress
 from stages.common.urls import without_secrets
-from stages.quickdraw import npy_header, row_cache
+from stages.quickdraw import IMAGE_SHAPE, npy_header, row_cache
 from stages.quickdraw.file_server import MAX_CONNECTIONS, AccessDenied, FileHead, FileServer
 from stages.quickdraw.fsspec_store import FsspecStore
 from stages.quickdraw.http import HttpServer
 from stages.quickdraw.labels import BUCKET, PublishedFile, files_by_class, labels, numbered, published
 from stages.quickdraw.mirrors import Mirror, Pixels, Rows, check_rows
+from stages.quickdraw.npy_header import ImageShape
 from stages.quickdraw.retry import Retrier, RetryableError, RetryPolicy, with_deadline
 
 BUCKETS = (BUCKET, "gs://quickdraw_dataset/full/numpy_bitmap")
@@ -39,7 +40,7 @@ BUCKET_HEADER_BYTES = 80  # of each file of the bucket; checked when a file is o
 # it. Both numbers are guesses for a home or an office; on a faster line both ways take seconds.
 REQUEST_SECONDS = 0.05 / MAX_CONNECTIONS
 BYTES_PER_SECOND = 20e6
-MERGE_GAP_ROWS = 2  # to read a gap of one row (784 bytes) costs less than the headers of another request
+MERGE_GAP_ROWS = 2  # to read a gap of one row (784 bytes in the bucket) costs less than the headers of another request
 
 MAX_ROWS_PER_REQUEST = 1024
 CONCURRENT_CLASSES = 4
@@ -71,17 +72,26 @@ class Remote(Mirror):
         self.published_files = published_files
         self._row_files: dict[str, row_cache.RowFile] = {}
         self._cache_folder = row_cache.folder(without_secrets(self.address))
+        self._first_shape: dict[str, ImageShape] = {}  # by URL, of the first file whose header was read
 
     def counts(self) -> dict[str, int]:
         """The number of drawings of each class: from the published sizes if known, else from each file's header."""
         if self.published_files is not None:
             counts = {
-                name: (file.size - BUCKET_HEADER_BYTES) // npy_header.PIXELS
+                name: (file.size - BUCKET_HEADER_BYTES) // row_cache.BUCKET_ROW_BYTES
                 for name, file in self.published_files.items()
             }
         else:
             counts = asyncio.run(self._fetch_counts())
         return {name: counts[name] for name in numbered(counts)}
+
+    def image_shape(self) -> ImageShape:
+        """The height, width and channels of every drawing: those of the bucket, or as in the headers of the files."""
+        if self.published_files is not None:
+            return IMAGE_SHAPE
+        if not self._first_shape:
+            self.counts()
+        return next(iter(self._first_shape.values()))
 
     def fetch(self, requested: Mapping[str, Rows]) -> None:
         """Fetch the requested rows of each class that are not in the cache yet."""
@@ -90,22 +100,41 @@ class Remote(Mirror):
             asyncio.run(self._fetch(requested))
 
     def read_rows(self, name: str, rows: Rows, out: Pixels) -> None:
-        """Copy rows of a class, which `fetch` has fetched, from the cache to `out`, `(len(rows), 784)`."""
+        """Copy rows of a class, which `fetch` has fetched, from the cache to `out`, `(len(rows), values)`."""
         self._row_files[name].read(rows, out)
 
-    def row_file(self, name: str, size: int | None = None) -> row_cache.RowFile | None:
+    def row_file(self, name: str, header: npy_header.Header | None = None) -> row_cache.RowFile | None:
         """The cached rows of a class; None if the size of the class's file is not known yet.
 
         Args:
-          size: of the class's file in bytes, if it is neither published nor known from an earlier call.
+          header: of the class's file, if it is neither published nor known from an earlier call.
         """
         if name not in self._row_files:
             if self.published_files is not None:
-                size = self.published_files[name].size
-            if size is None:
+                size, row_bytes = self.published_files[name].size, row_cache.BUCKET_ROW_BYTES
+            elif header is not None:
+                size, row_bytes = header.size, header.row_bytes
+            else:
                 return None
-            self._row_files[name] = row_cache.RowFile(self._cache_folder, name, size)
+            self._row_files[name] = row_cache.RowFile(self._cache_folder, name, size, row_bytes)
         return self._row_files[name]
+
+    def parse_header(self, server: FileServer, name: str, head: FileHead) -> npy_header.Header:
+        """The header of a class's file. Raises `StageError` if its drawings have another shape than those before."""
+        url = server.display_url(name)
+        try:
+            header = npy_header.parse(head.content, head.size)
+        except ValueError as error:
+            raise StageError(f"{url} {error}") from None
+        if self.published_files is not None:
+            expected = {"the public bucket": IMAGE_SHAPE}
+        else:
+            expected = self._first_shape = self._first_shape or {url: header.image_shape}
+        try:
+            npy_header.common_shape(expected | {url: header.image_shape})
+        except ValueError as error:
+            raise StageError(str(error)) from None
+        return header
 
     async def _fetch(self, requested: Mapping[str, Rows]) -> None:
         async with open_file_server(self.address, self.retry_policy) as server:
@@ -124,7 +153,7 @@ class Remote(Mirror):
                 except AccessDenied as error:  # many stores answer this way for a file that does not exist
                     reason = str(error)
                     return None
-                return None if head is None else _parse_header(server, name, head).rows
+                return None if head is None else self.parse_header(server, name, head).rows
 
             async def count_all() -> dict[str, int | None]:
                 try:
@@ -200,7 +229,7 @@ class _Fetch:
         row_file = self.mirror.row_file(name)
         if row_file is None:
             head = await self._read_head(name)
-            row_file = self.mirror.row_file(name, head.size)
+            row_file = self.mirror.row_file(name, self.mirror.parse_header(self.server, name, head))
             assert row_file is not None
         cached = len(requested) - len(row_file.missing(requested))
         self.report(cached)
@@ -211,7 +240,7 @@ class _Fetch:
             if head.size != row_file.size:
                 sizes = f"{head.size:,} bytes, expected {row_file.size:,}"
                 raise StageError(f"{self.server.display_url(name)} has {sizes}: it has changed")
-            header = _parse_header(self.server, name, head)
+            header = self.mirror.parse_header(self.server, name, head)
             check_rows(self.server.display_url(name), requested, header.rows)
             row_file.prepare_append(self._version(head))
             missing = row_file.missing(requested)
@@ -272,9 +301,9 @@ class _Fetch:
             async def work() -> None:
                 for rows in remaining:
                     first, last = int(rows[0]), int(rows[-1])
-                    start, stop = (header.offset + row * npy_header.PIXELS for row in (first, last + 1))
+                    start, stop = (header.offset + row * header.row_bytes for row in (first, last + 1))
                     content = await self.retrier.call(partial(self.server.read, name, start, stop, head))
-                    save_rows(rows, np.frombuffer(content, np.uint8).reshape(-1, npy_header.PIXELS)[rows - first])
+                    save_rows(rows, np.frombuffer(content, np.uint8).reshape(-1, header.row_bytes)[rows - first])
 
             tasks = [asyncio.create_task(work()) for _ in range(min(MAX_CONNECTIONS, len(spans)))]
             try:
@@ -347,8 +376,8 @@ class _Fetch:
             selected.seek(0)
             for start in range(0, len(missing), row_cache.RECORDS_PER_BLOCK):
                 rows = missing[start : start + row_cache.RECORDS_PER_BLOCK]
-                content = selected.read(len(rows) * npy_header.PIXELS)
-                row_file.add(rows, np.frombuffer(content, np.uint8).reshape(-1, npy_header.PIXELS))
+                content = selected.read(len(rows) * header.row_bytes)
+                row_file.add(rows, np.frombuffer(content, np.uint8).reshape(-1, header.row_bytes))
                 self.report(len(rows))
 
 
@@ -364,6 +393,7 @@ class _RowSelector:
     def __init__(self, rows: Rows, header: npy_header.Header, write: Callable[[bytes], object]) -> None:
         self._rows = rows
         self._bytes_to_skip = header.offset
+        self._row_bytes = header.row_bytes
         self._next_row = 0
         self._partial_row = b""
         self._write = write
@@ -373,12 +403,12 @@ class _RowSelector:
         skipped = min(self._bytes_to_skip, len(block))
         self._bytes_to_skip -= skipped
         content = self._partial_row + block[skipped:]
-        count = len(content) // npy_header.PIXELS
-        self._partial_row = content[count * npy_header.PIXELS :]
+        count = len(content) // self._row_bytes
+        self._partial_row = content[count * self._row_bytes :]
         in_block = slice(*np.searchsorted(self._rows, (self._next_row, self._next_row + count)))
         selected = self._rows[in_block] - self._next_row
         if len(selected):
-            pixels = np.frombuffer(content, np.uint8, count * npy_header.PIXELS).reshape(count, npy_header.PIXELS)
+            pixels = np.frombuffer(content, np.uint8, count * self._row_bytes).reshape(count, -1)
             self._write(pixels[selected].tobytes())
         self._next_row += count
 
@@ -391,13 +421,6 @@ def _spans(rows: Rows) -> list[Rows]:
         for span in np.split(rows, ends)
         for start in range(0, len(span), MAX_ROWS_PER_REQUEST)
     ]
-
-
-def _parse_header(server: FileServer, name: str, head: FileHead) -> npy_header.Header:
-    try:
-        return npy_header.parse(head.content, head.size)
-    except ValueError as error:
-        raise StageError(f"{server.display_url(name)} {error}") from None
 
 
 def fetch_strategy() -> str:

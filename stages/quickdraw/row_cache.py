@@ -26,9 +26,9 @@ from stages.common import files
 from stages.common.errors import StageError
 from stages.common.locks import file_lock
 from stages.quickdraw.mirrors import Pixels, Rows
-from stages.quickdraw.npy_header import PIXELS
 
-RECORD = np.dtype([("row", "<u4"), ("checksum", "<u4"), ("pixels", "u1", (PIXELS,))])
+BUCKET_ROW_BYTES = 784
+HEADER_BYTES = 792  # the longest name of a class leaves some unused
 RECORDS_PER_BLOCK = 4096  # records read or written at a time
 
 
@@ -45,13 +45,18 @@ class RowFile:
       folder: the mirror's cache folder.
       name: of the class.
       size: of the class's file at the mirror, in bytes.
+      row_bytes: of a row. A file of the same size with other rows has another cache.
     """
 
-    def __init__(self, folder: Path, name: str, size: int) -> None:
+    def __init__(self, folder: Path, name: str, size: int, row_bytes: int) -> None:
         self.size = size
-        self.path = folder / f"{name}-{size}.rows"
+        others = f"-{row_bytes}" * (row_bytes != BUCKET_ROW_BYTES)
+        self.path = folder / f"{name}-{size}{others}.rows"
         self._class = name
         self._header = {"format": 1, "class": name, "size": size}
+        if others:
+            self._header["row_bytes"] = row_bytes
+        self._record = np.dtype([("row", "<u4"), ("checksum", "<u4"), ("pixels", "u1", (row_bytes,))])
         self._rows: Rows = np.empty(0, np.int32)  # ascending
         self._record_indices: npt.NDArray[np.int64] = np.empty(0, np.int64)  # of each row
         self._version = ""
@@ -66,17 +71,18 @@ class RowFile:
         try:
             with open(self.path, "rb") as file:
                 self._inode = os.fstat(file.fileno()).st_ino
-                self._version = self._read_header(file.read(RECORD.itemsize))
-                self._end = RECORD.itemsize
-                while content := file.read(RECORDS_PER_BLOCK * RECORD.itemsize):
-                    records = np.frombuffer(content, RECORD, len(content) // RECORD.itemsize)
+                self._version = self._read_header(file.read(HEADER_BYTES))
+                self._end = HEADER_BYTES
+                size = self._record.itemsize
+                while content := file.read(RECORDS_PER_BLOCK * size):
+                    records = np.frombuffer(content, self._record, len(content) // size)
                     valid = np.flatnonzero(_checksums(records) == records["checksum"])
                     rows.append(records["row"][valid].astype(np.int32))
                     record_indices.append(valid + record_count)
                     record_count += len(records)
         except (FileNotFoundError, ValueError):  # no file, or no valid header
             pass
-        self._end += record_count * RECORD.itemsize
+        self._end += record_count * self._record.itemsize
         self._rows, first = np.unique(np.concatenate([*rows, np.empty(0, np.int32)]), return_index=True)
         self._record_indices = np.concatenate([*record_indices, np.empty(0, np.int64)])[first]
 
@@ -85,7 +91,7 @@ class RowFile:
         return np.setdiff1d(rows, self._rows)
 
     def read(self, rows: Rows, out: Pixels) -> None:
-        """Copy the pixels of `rows` to `out`, `(len(rows), 784)`.
+        """Copy the pixels of `rows` to `out`, `(len(rows), row_bytes)`.
 
         Raises:
           KeyError: some of the rows are not cached.
@@ -101,7 +107,7 @@ class RowFile:
                 raise StageError(
                     f"{self.path}: another run has replaced it, because the file at the mirror changed; run again"
                 )
-            records = np.memmap(file, RECORD, "r", RECORD.itemsize, (int(self._record_indices.max()) + 1,))
+            records = np.memmap(file, self._record, "r", HEADER_BYTES, (int(self._record_indices.max()) + 1,))
         out[:] = records.take(self._record_indices[indices])["pixels"]
 
     @asynccontextmanager
@@ -141,7 +147,7 @@ class RowFile:
             return
         header = json.dumps(self._header | {"version": version and _digest(version)}).encode()
         new_file = self.path.with_suffix(".new")
-        new_file.write_bytes(header.ljust(RECORD.itemsize - 1) + b"\n")
+        new_file.write_bytes(header.ljust(HEADER_BYTES - 1) + b"\n")
         new_file.replace(self.path)
         self.load()
 
@@ -150,16 +156,18 @@ class RowFile:
         with open(self.path, "r+b") as file:
             file.seek(self._end)
             for start in range(0, len(rows), RECORDS_PER_BLOCK):
-                records = np.empty(len(rows[start : start + RECORDS_PER_BLOCK]), RECORD)
+                records = np.empty(len(rows[start : start + RECORDS_PER_BLOCK]), self._record)
                 records["row"] = rows[start : start + RECORDS_PER_BLOCK]
                 records["pixels"] = pixels[start : start + RECORDS_PER_BLOCK]
                 records["checksum"] = _checksums(records)
                 file.write(records.data)
-        self._end += len(rows) * RECORD.itemsize  # not reached if writing fails, so the next attempt overwrites it
+        self._end += (
+            len(rows) * self._record.itemsize
+        )  # not reached if writing fails, so the next attempt overwrites it
 
     def _read_header(self, content: bytes) -> str:
         """The version in a header. Raises `ValueError` for the header of another class, size or format."""
-        header = json.loads(content) if len(content) == RECORD.itemsize else None
+        header = json.loads(content) if len(content) == HEADER_BYTES else None
         if not isinstance(header, dict) or {key: header.get(key) for key in self._header} != self._header:
             raise ValueError(f"{self.path} has another header")
         return str(header.get("version"))
@@ -172,7 +180,7 @@ def _digest(text: str) -> str:
 def _checksums(records: npt.NDArray[np.void]) -> npt.NDArray[np.uint32]:
     """CRC-32 of each record's row and pixels."""
     content = memoryview(records.tobytes())
-    size, pixels = RECORD.itemsize, RECORD.itemsize - PIXELS
+    size, pixels = records.dtype.itemsize, 8
     sums = [
         zlib.crc32(content[start + pixels : start + size], zlib.crc32(content[start : start + 4]))
         for start in range(0, len(content), size)

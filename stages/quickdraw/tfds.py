@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.common.errors import StageError, one_line
-from stages.quickdraw import SIDE
+from stages.quickdraw import IMAGE_SHAPE, SIDE
 from stages.quickdraw.labels import labels
 from stages.quickdraw.mirrors import Pixels, check_rows
-from stages.quickdraw.npy_header import PIXELS
+from stages.quickdraw.npy_header import ImageShape
 
 if TYPE_CHECKING:
     import pandas as pd
 
+PIXELS = SIDE * SIDE
 NAME = "quickdraw_bitmap"
 VERSION = "3.0.0"
 VARINT = rb"[\x80-\xff]{0,9}[\x00-\x7f]"  # an integer of a protocol buffer, such as the length of the next field
@@ -62,6 +63,10 @@ class PreparedDataset:
                 f"data_dir: {self.folder} holds {total:,} drawings, but the mirror holds {expected:,}: prepare the "
                 "dataset again, or set source to mirror"
             )
+
+    def image_shape(self) -> ImageShape:
+        """28×28 pixels, grey."""
+        return IMAGE_SHAPE
 
     def prepare(self, drawings: pd.DataFrame) -> None:
         """Do nothing: the drawings are on this machine."""

@@ -206,7 +206,10 @@ def test_a_file_in_the_other_form_of_unicode_is_found(
     (root / "drawings").mkdir()
     np.save(root / "drawings" / f"{file}.npy", noise("bee", 12))
     with_settings(mirror="drawings", classes=[setting], num_drawings=12)(root)
-    assert run_doctor(capsys)[1]["mirror"] == ("ok", "drawings has 12 drawings, and enough of each class of the run")
+    assert run_doctor(capsys)[1]["mirror"] == (
+        "ok",
+        "drawings has 12 drawings of 28×28 pixels, grey, and enough of each class of the run",
+    )
 
 
 def saves(name: str, array: "np.typing.NDArray[Any]") -> Callable[[Path], object]:
@@ -216,7 +219,7 @@ def saves(name: str, array: "np.typing.NDArray[Any]") -> Callable[[Path], object
 @pytest.mark.parametrize(
     ("cause", "settings", "level", "message"),
     [
-        (lambda _: None, {}, "ok", "460 drawings, and enough of each class of the run"),
+        (lambda _: None, {}, "ok", "460 drawings of 28×28 pixels, grey, and enough of each class of the run"),
         (lambda _: None, {"num_drawings": "all"}, "ok", "460 drawings"),
         (lambda _: None, {"num_drawings": 461}, "note", "num_drawings is 461: a run uses all that there are"),
         (lambda _: None, {"num_drawings": 2}, "error", "classes: the index of 2 drawings has .* raise num_drawings"),
@@ -228,7 +231,8 @@ def saves(name: str, array: "np.typing.NDArray[Any]") -> Callable[[Path], object
             "error",
             "sun.npy is not a .npy file, but a web",
         ),
-        (saves("tree", noise("tree", 9).reshape(9, 28, 28)), {}, "error", "convert it: python -m pipeline import"),
+        (saves("tree", noise("tree", 9).reshape(9, 7, 112)), {}, "error", "convert it: python -m pipeline import"),
+        (saves("tree", noise("tree", 9).reshape(9, 56, 14)), {}, "error", "28×28.*tree.npy of 56×14"),
         (saves("tree", noise("tree", 1)), {}, "error", "the mirror has 1 of 'tree'; expected: at least 2"),
         (saves("tree", noise("tree", 110) // 255), {}, "error", "no pixel of 'tree' is above 1.*pipeline import"),
         (saves("tree", noise("bee", 120)), {}, "error", "100 of the 100 drawings of '(bee|tree)' are also in other"),

@@ -94,7 +94,7 @@ def write_pickle() -> None:
 
 
 def write_wrong_shape() -> None:
-    np.save("mirror/bee.npy", np.zeros((3, 28, 28), np.uint8))
+    np.save("mirror/bee.npy", np.zeros((3, 28, 280), np.uint8))
 
 
 def write_wrong_type() -> None:
@@ -123,7 +123,7 @@ def do_nothing() -> None:
         (remove_mirror, {}, 1, "mirror: the folder mirror does not exist"),
         (truncate, {}, 1, "mirror: mirror/bee.npy is cut short: 94,108 bytes, where its header says 120 drawings"),
         (write_pickle, {}, 1, "mirror: mirror/bee.npy holds pickled objects"),
-        (write_wrong_shape, {}, 1, "mirror: mirror/bee.npy has the shape (3, 28, 28); drawings are (N, 784)"),
+        (write_wrong_shape, {}, 1, "mirror: mirror/bee.npy has the shape (3, 28, 280); drawings are (N, height, "),
         (write_wrong_type, {}, 1, "mirror: mirror/bee.npy holds values of type <f4; drawings are uint8"),
     ],
 )  # fmt: skip

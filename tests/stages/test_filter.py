@@ -190,6 +190,22 @@ def test_suspicious_drawings_are_a_warning_and_are_written_unchanged(
     ]
 
 
+def test_pictures_in_colour_are_learned_from_as_they_are(settings: Params) -> None:
+    colours = {name: np.random.default_rng(7).integers(200, 256, (30, 20, 36, 3), np.uint8) for name in ("cat", "dog")}
+    colours["dog"] -= 1
+    Path("mine").mkdir()
+    for name, array in colours.items():
+        np.save(f"mine/{name}.npy", array)
+    for prefetch in (False, True):
+        own = settings.model_copy(update={"mirror": "mine", "classes": ("cat", "dog"), "prefetch": prefetch})
+        extract.main(own)
+        stage.main(own)
+        table, images = read()
+        assert np.array_equal(
+            images, [colours[name][row] for name, row in zip(table["name"], table["row"], strict=True)]
+        )
+
+
 def test_filter_before_extract_is_a_one_line_error(settings: Params, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data/extract/index.parquet").unlink()
     write(Path(), settings.model_dump(mode="json"))

@@ -185,19 +185,20 @@ def test_a_folder_of_arrays_is_imported_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype", "is_transposed"),
     [
-        ((5, 28, 28), "u1", False),
-        ((5, 28, 28, 1), "u1", False),
+        ((5, 28, 28), "u1", True),
+        ((5, 28, 28, 1), "<u2", False),
+        ((5, 28, 28, 4), "u1", False),
         ((5, 3, 28, 28), "f4", False),
         ((5, 784), "?", False),
         ((5, 784), "<i8", False),
         ((5, 784), "u1", True),
-        ((5, 1024), "u1", False),
+        ((5, 1024), "<u2", False),
         ((5, 3 * 784), "u1", False),
         ((784,), "u1", False),
         ((5, 783), "u1", False),
         ((5, 28, 28, 2), "u1", False),
         ((5, 1, 28, 28, 1), "u1", False),
-        ((0, 28, 28), "u1", False),
+        ((0, 28, 28), "<u2", False),
         ((5, 784), "c16", False),
         ((5, 784), "U1", False),
     ],
@@ -457,7 +458,7 @@ def _(folder: Path) -> Path:
     return folder / "what"
 
 
-@error("pictures of different sizes", "{what}: pictures of 20×20 pixels, grey (--size 28 gives all one size, --grey")
+@error("pictures of different sizes", "{what}: pictures of 20×20 pixels, grey, where those before")
 def _(folder: Path) -> Path:
     save(folder / "what" / "bee" / "a.png", GREY[0])
     save(folder / "what" / "bee" / "b.png", GREY[0, :20, :20])

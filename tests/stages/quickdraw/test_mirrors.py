@@ -28,6 +28,35 @@ def test_pixels_are_in_the_order_of_the_drawings(tmp_path: Path) -> None:
     assert np.array_equal(pixels, [noise(name, COUNTS[name])[row] for name, row in zip(names, rows, strict=True)])
 
 
+@pytest.mark.parametrize(
+    ("stored", "image_shape"),
+    [((64,), (8, 8, 1)), ((20, 36), (20, 36, 1)), ((20, 36, 1), (20, 36, 1)), ((9, 8, 3), (9, 8, 3))],
+)
+def test_drawings_of_any_shape_are_read(tmp_path: Path, stored: tuple[int, ...], image_shape: tuple[int, ...]) -> None:
+    drawings = {name: np.random.default_rng(0).integers(0, 256, (5, *stored), np.uint8) for name in ("bee", "tree")}
+    for name, array in drawings.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    mirror = mirrors.Folder(tmp_path)
+    assert mirror.image_shape() == image_shape
+    pixels = mirror.pixels(pd.DataFrame({"name": pd.Categorical(["tree", "bee"]), "row": [4, 2]}))
+    assert np.array_equal(pixels.reshape(2, *stored), [drawings["tree"][4], drawings["bee"][2]])
+
+
+def test_files_of_two_shapes_are_one_error_line(tmp_path: Path) -> None:
+    mirror = mirrors.Folder(make_mirror(tmp_path, {"bee": 3, "sun": 3}))
+    assert mirror.image_shape() == (28, 28, 1)
+    np.save(tmp_path / "tree.npy", np.zeros((3, 32, 32, 3), np.uint8))
+    with pytest.raises(StageError) as caught:
+        mirrors.Folder(tmp_path).counts()
+    assert str(caught.value) == (
+        f"mirror: {tmp_path / 'bee.npy'} has drawings of 28×28 pixels, grey, and {tmp_path / 'tree.npy'} of 32×32 "
+        "pixels, in colour; give all of them one shape: python -m pipeline import WHAT FOLDER --size 28 --grey"
+    )
+    np.save(tmp_path / "bee.npy", np.zeros((3, 32, 32, 3), np.uint8))
+    with pytest.raises(StageError, match=r"bee.npy has changed during the run: run the stage extract again"):
+        mirror.pixels(pd.DataFrame({"name": pd.Categorical(["bee"]), "row": [2]}))
+
+
 @pytest.mark.parametrize("file", ["\u00e9clair", "e\u0301clair"])
 def test_a_file_can_be_named_in_either_form_of_unicode(tmp_path: Path, file: str) -> None:
     name = "\u00e9clair"

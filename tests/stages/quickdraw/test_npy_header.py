@@ -30,7 +30,51 @@ def test_the_header_of_an_array_of_drawings(version: tuple[int, int], rows: int)
 def test_the_header_of_the_public_bucket_is_80_bytes() -> None:
     text = "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 784), }"
     content = with_header(text.ljust(69) + "\n", body=bytes(3 * 784))
-    assert npy_header.parse(content, len(content)) == npy_header.Header(80, 3)
+    assert npy_header.parse(content, len(content)) == npy_header.Header(80, 3, (28, 28, 1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "image_shape"),
+    [
+        ((5, 64), (8, 8, 1)),
+        ((5, 4096), (64, 64, 1)),
+        ((0, 28, 28), (28, 28, 1)),
+        ((5, 8, 64), (8, 64, 1)),
+        ((5, 20, 36, 1), (20, 36, 1)),
+        ((5, 32, 32, 3), (32, 32, 3)),
+    ],
+)
+def test_drawings_of_any_shape_within_the_limits(shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> None:
+    content = npy_bytes(np.zeros(shape, np.uint8))
+    header = npy_header.parse(content[: npy_header.MAX_HEADER_BYTES], len(content))
+    assert (header.rows, header.image_shape, header.size) == (shape[0], image_shape, len(content))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(5,), (5, 49), (5, 783), (5, 65**2), (5, 3072), (5, 7, 28), (5, 28, 65), (5, 28, 28, 2), (5, 3, 28, 28),
+     (5, 28, 28, 0), (5, 1, 28, 28, 1)],
+)  # fmt: skip
+def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    content = npy_bytes(np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match=r"^has the shape .*; drawings are \(N, height, width\), .*8 to 64 pixels"):
+        npy_header.parse(content[: npy_header.MAX_HEADER_BYTES], len(content))
+
+
+def test_drawings_of_two_shapes_are_an_error_that_names_both_files() -> None:
+    grey, wide, colour = (28, 28, 1), (28, 36, 1), (28, 28, 3)
+    assert npy_header.common_shape({"a.npy": grey, "b.npy": grey}) == grey
+    message = (
+        "^a.npy has drawings of 28×28 pixels, grey, and c.npy of {}; give all of them one shape: .* FOLDER --size {}$"
+    )
+    for first, other, text, options in [
+        (grey, wide, "28×36 pixels, grey", "28"),
+        (grey, colour, "28×28 pixels, in colour", "28 --grey"),
+    ]:
+        with pytest.raises(ValueError, match=message.format(text, options)):
+            npy_header.common_shape({"a.npy": first, "b.npy": first, "c.npy": other})
+    with pytest.raises(ValueError, match=r"--size 28x36$"):
+        npy_header.common_shape({"a.npy": wide, "b.npy": grey})
 
 
 def test_headers_of_other_writers() -> None:
@@ -75,8 +119,8 @@ HEADER = "{{'descr': '|u1', 'fortran_order': False, 'shape': {}, }}"
         (VALID + b"\0", "is too long"),
         (b"\x93NUMPY\x09\x00" + VALID[8:], "version 9"),
         (
-            npy_bytes(np.zeros((5, 28, 28), np.uint8)),
-            r"\(5, 28, 28\); drawings are \(N, 784\); convert it: python -m pipeline import WHAT FOLDER$",
+            npy_bytes(np.zeros((5, 100, 100), np.uint8)),
+            r"\(5, 100, 100\); drawings are .* 8 to 64 pixels each way; convert it: python -m pipeline import",
         ),
         (npy_bytes(np.zeros(784, np.uint8)), "has the shape"),
         (npy_bytes(np.zeros((), np.uint8)), "has the shape"),

@@ -71,6 +71,28 @@ def test_inverted_ink_is_an_error_in_all_classes_and_a_warning_in_one() -> None:
     assert in_one.message.endswith(f"of the paper of 'cat' {rest}")
 
 
+def test_ink_is_not_checked_in_colour_and_the_rest_is() -> None:
+    bright = np.random.default_rng(0).integers(200, 256, (20, 32 * 32 * 3), np.uint8)
+    dark = bright % 2
+
+    def found(**drawings: Pixels) -> list[str]:
+        check = PixelCheck(grey=False)
+        for name, array in drawings.items():
+            check.add(name, array)
+        assert all(problem.is_error for problem in check.problems())
+        return [problem.message for problem in check.problems()]
+
+    assert found(cat=bright[:10], dog=bright[10:]) == []
+    assert found(cat=bright[:10], dog=dark[10:]) == [
+        f"no pixel of 'dog' is above 1, where black is 0 and white is 255; convert the files: {IMPORT}"
+    ]
+    assert found(cat=bright[:10], dog=bright[10:11].repeat(10, axis=0)) == [
+        "all drawings of 'dog' are one picture, repeated; replace the files, or choose other classes"
+    ]
+    [copied] = found(cat=bright, dog=bright[:10])
+    assert copied.startswith("10 of the 10 drawings of 'dog' are also in other classes, most of them in 'cat'")
+
+
 def test_one_picture_repeated_is_an_error_if_it_is_no_chance() -> None:
     text = "all drawings of 'cat' are one picture, repeated; replace the files, or choose other classes"
     assert problems({"cat": drawn("cat", 1).repeat(10, axis=0)}) == [Problem(text, True)]

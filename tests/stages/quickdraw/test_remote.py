@@ -89,6 +89,41 @@ def test_rows_are_fetched_from_a_server(folder: Path, strategy: str) -> None:
         assert server.connections <= 64
 
 
+@pytest.mark.parametrize(("stored", "image_shape"), [((64,), (8, 8, 1)), ((20, 36, 3), (20, 36, 3))])
+def test_drawings_of_any_shape_are_fetched(
+    tmp_path: Path, strategy: str, stored: tuple[int, ...], image_shape: tuple[int, ...]
+) -> None:
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    drawings = np.random.default_rng(0).integers(0, 256, (30, *stored), np.uint8)
+    np.save(folder / "bee.npy", drawings)
+    rows = np.arange(0, 30, 4, dtype=np.int32)
+    with serve(folder) as server:
+        remote_mirror = open_mirror(server)
+        remote_mirror.fetch({"bee": rows})
+        assert remote_mirror.image_shape() == image_shape
+        out = np.empty((len(rows), drawings[0].size), np.uint8)
+        remote_mirror.read_rows("bee", rows, out)
+        assert np.array_equal(out.reshape(-1, *stored), drawings[rows])
+        np.save(folder / "bee.npy", np.zeros((30, 9, 8), np.uint8))  # another shape, under the same name
+        server.listing = True
+        assert open_mirror(server).counts() == {"bee": 30}
+        assert open_mirror(server).image_shape() == (9, 8, 1)
+
+
+def test_files_of_two_shapes_on_a_server_are_one_error_line(folder: Path) -> None:
+    np.save(folder / "tree.npy", np.zeros((COUNTS["tree"], 32, 32, 3), np.uint8))
+    with serve(folder) as server:
+        calls: list[Callable[[Remote], object]] = [Remote.counts, lambda mirror: mirror.fetch(REQUESTED)]
+        for call in calls:
+            with pytest.raises(StageError, match=r"^mirror: .*\.npy has drawings of .*, and .*\.npy of ") as caught:
+                call(open_mirror(server))
+            assert "28×28 pixels, grey" in str(caught.value) and "32×32 pixels, in colour" in str(caught.value)
+    published_files = describe_files(folder)  # as if the bucket had changed
+    with serve(folder) as server, pytest.raises(StageError, match=r"the public bucket has drawings of 28×28"):
+        open_mirror(server, published_files=published_files).fetch({"tree": np.array([0], np.int32)})
+
+
 def test_drawings_are_counted_with_and_without_a_list_of_files(folder: Path) -> None:
     links = ["bee.npy", "/two%20words/sea%20turtle.npy", "zorro.npy?x=1", "../up.npy", "deep/er.npy", "tree.npy"]
     links += ["http://[/x.npy", "//[x]y/x.npy"]  # invalid URLs
@@ -789,6 +824,13 @@ def test_rows_are_fetched_from_an_fsspec_store(store: str, strategy: str) -> Non
         StageError, match=r"mirror: memory://store/none.npy does not exist on the server; 0 of 1 drawings"
     ):
         remote_mirror.fetch({"none": np.array([0], np.int32)})
+
+
+def test_hidden_files_of_a_store_are_not_classes(store: str) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe_file("/store/._bee.npy", b"\0\5\26\7")
+    assert Remote(store, CALM).counts() == COUNTS
 
 
 def test_a_failing_store_is_retried(store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def rows(*numbers: int) -> Rows:
 
 
 def row_file(folder: Path) -> row_cache.RowFile:
-    return row_cache.RowFile(folder, "bee", 4711)
+    return row_cache.RowFile(folder, "bee", 4711, row_bytes=784)
 
 
 def append(folder: Path, *numbers: int, version: str = "first") -> None:
@@ -49,6 +49,28 @@ def test_appended_rows_are_available_to_the_next_run(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         read(file, 41)
     assert read(file).shape == (0, 784)
+
+
+@pytest.mark.parametrize("row_bytes", [64, 12288])
+def test_rows_of_another_size_have_a_cache_of_their_own(tmp_path: Path, row_bytes: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, row_bytes), np.uint8)
+    append(tmp_path, 1, 2)
+
+    async def add() -> None:
+        file = row_cache.RowFile(tmp_path, "bee", 4711, row_bytes)
+        async with file.locked():
+            file.prepare_append("first")
+            assert file.missing(rows(1, 2, 3)).tolist() == [1, 2, 3]
+            file.add(rows(1, 2, 3), pixels)
+
+    asyncio.run(add())
+    others = row_cache.RowFile(tmp_path, "bee", 4711, row_bytes)
+    out = np.empty((3, row_bytes), np.uint8)
+    others.read(rows(3, 1, 2), out)
+    assert np.array_equal(out, pixels[[2, 0, 1]])
+    assert np.array_equal(read(row_file(tmp_path), 1, 2), PIXELS[[1, 2]])
+    others.path.replace(row_file(tmp_path).path)  # a file with another header
+    assert row_file(tmp_path).missing(rows(1, 2)).tolist() == [1, 2]
 
 
 def test_an_empty_cache(tmp_path: Path) -> None:
