@@ -28,8 +28,10 @@ PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 help: ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-run: $(VENV)/.for-run ## Run the pipeline and print a link to its report: MIRROR=<folder> PROFILE=quick SET="seed=1 …"
-	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --mirror "$${MIRROR:-auto}" $(OPTIONS)
+# Of several sources, the last one counts. MIRROR is the former name of SOURCE.
+run: $(VENV)/.for-run ## Run the pipeline and print a link to its report: SOURCE=<folder> PROFILE=quick SET="seed=1 …"
+	@$(VENV)/bin/python -m pipeline run --profile "$(PROFILE)" --source auto \
+	    $${MIRROR:+--mirror "$$MIRROR"} $${SOURCE:+--source "$$SOURCE"} $(OPTIONS)
 
 test: $(VENV)/.for-dev ## Run the fast tests
 	@$(VENV)/bin/python -m pytest -q $(PARALLEL)

@@ -1,6 +1,7 @@
 """The command `python -m pipeline`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,15 +45,14 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="change one setting (repeatable): -S num_resnet=3 -S 'classes=[bee, cat]'",
     )
-    command.add_argument(
-        "--mirror",
-        metavar="MIRROR",
-        help="where the drawings come from: a folder of <class>.npy files (relative to the current folder), a URL, "
-        "doodles, or auto (the public bucket; doodles if it cannot be reached); default: the setting mirror",
+    _add_source(
+        command,
+        "where the drawings come from: a folder of <class>.npy files (relative to the current folder), another value "
+        "of the setting source, or auto (the public bucket; doodles if it cannot be reached); default: the setting",
     )
     command.add_argument("--open", action="store_true", help="open the report in the browser when the run is done")
     command.set_defaults(
-        execute=lambda arguments: run.run(arguments.profile, arguments.set, arguments.mirror, arguments.open)
+        execute=lambda arguments: run.run(arguments.profile, arguments.set, arguments.source, arguments.open)
     )
 
     command = commands.add_parser(
@@ -63,13 +63,12 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--port", type=int, default=4200, help="the server's port on 127.0.0.1; default: 4200")
     command.add_argument("--schedules", action="store_true", help="enable the schedules of prefect.yaml")
-    command.add_argument(
-        "--mirror",
-        metavar="MIRROR",
-        help="where the drawings of the deployments come from, unless a form says otherwise: as for `run`; "
-        "default: the mirror of the committed params.yaml",
+    _add_source(
+        command,
+        "where the drawings of the deployments come from, unless a form says otherwise: as for `run`; default: the "
+        "source of the committed params.yaml",
     )
-    command.set_defaults(execute=lambda arguments: serve(arguments.port, arguments.schedules, arguments.mirror))
+    command.set_defaults(execute=lambda arguments: serve(arguments.port, arguments.schedules, arguments.source))
 
     command = commands.add_parser(
         "verify",
@@ -187,6 +186,19 @@ def _export(arguments: argparse.Namespace) -> None:
         saved_model=arguments.savedmodel,
         push=arguments.push,
     )
+
+
+def _add_source(command: argparse.ArgumentParser, help: str) -> None:
+    command.add_argument("--source", metavar="SOURCE", help=help)
+    command.add_argument("--mirror", action=_FormerOption, dest="source", help=argparse.SUPPRESS)
+
+
+class _FormerOption(argparse.Action):
+    """The former name of --source, which still works, and says so."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, option: object = None) -> None:
+        print("--mirror is now called --source, and MIRROR of `make run` SOURCE", file=sys.stderr, flush=True)
+        setattr(namespace, self.dest, values)
 
 
 def _import(arguments: argparse.Namespace) -> None:

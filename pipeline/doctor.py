@@ -33,7 +33,7 @@ from stages.common.errors import SettingsError, UserError, counted
 from stages.common.urls import hide_secrets
 
 if TYPE_CHECKING:
-    from stages.quickdraw.mirrors import Mirror
+    from stages.quickdraw.images import Source
     from stages.quickdraw.pixel_checks import Problem
 
 # In seconds.
@@ -50,7 +50,7 @@ MAX_HASHED = 2_000_000  # of a folder, which are put in order within two seconds
 
 INSTALL = "pip install -c constraints.txt -e ."
 INSTALL_GPU = "pip install -c constraints.txt -e '.[gpu]'"
-USE_ANOTHER_MIRROR = "set another mirror, or `doodles`, in params.yaml or with --mirror"
+USE_ANOTHER_SOURCE = "set another source, or `doodles`, in params.yaml or with --source"
 
 # Run in a separate process. Its last line of output is JSON.
 TENSORFLOW_PROBE = """
@@ -118,7 +118,7 @@ def run_checks(root: Path) -> Iterator[tuple[str, Finding]]:
         ("Git", CHECK_TIMEOUT, lambda: check_git(root)),
         ("DVC", CHECK_TIMEOUT, lambda: check_graph(root)),
         ("remote", CHECK_TIMEOUT, lambda: check_remote(root)),
-        ("mirror", CHECK_TIMEOUT, lambda: check_mirror(values, root)),
+        ("source", CHECK_TIMEOUT, lambda: check_source(values, root)),
         ("Prefect", CHECK_TIMEOUT, check_prefect),
         ("processor", CHECK_TIMEOUT, check_processor),
         ("memory", CHECK_TIMEOUT, check_memory),
@@ -127,8 +127,6 @@ def run_checks(root: Path) -> Iterator[tuple[str, Finding]]:
         ("user's cache", CHECK_TIMEOUT, lambda: check_disk(files.cache_folder())),
         ("TensorFlow", TENSORFLOW_TIMEOUT, lambda: check_tensorflow(probe.result(), str(values.get("device", "auto")))),
     ]
-    if values.get("source") == "tfds":
-        checks.append(("data_dir", CHECK_TIMEOUT, lambda: check_data_dir(str(values.get("data_dir")), root)))
     for name, timeout, check in checks:
         try:
             yield name, BackgroundCall(timeout, check).result()
@@ -374,9 +372,9 @@ def check_remote(root: Path) -> Finding:
 # --- The network ---
 
 
-def check_mirror(values: dict[str, Any], root: Path) -> Finding:
-    """Check that the mirror of params.yaml has drawings of the classes: of a remote mirror, only the first class's."""
-    address, classes = values.get("mirror"), values.get("classes")
+def check_source(values: dict[str, Any], root: Path) -> Finding:
+    """Check that the source of params.yaml has drawings of the classes: at a URL, only those of the first class."""
+    address, classes = values.get("source"), values.get("classes")
     if not isinstance(address, str) or not address or not isinstance(classes, list) or not classes:
         return Finding(Level.NOTE, "not checked, because params.yaml is not valid")
     if address == params.DOODLES:
@@ -387,7 +385,7 @@ def check_mirror(values: dict[str, Any], root: Path) -> Finding:
             settings = params.check(values, "params.yaml")
         except SettingsError:
             return Finding(Level.NOTE, "not checked, because params.yaml is not valid")
-        return check_folder(settings, root)
+        return check_here(settings, root)
     check = check_website if scheme in ("http", "https") else check_store
     finding, *others = (check(address, name) for name in _forms(str(classes[0])))
     return next((other for other in others if other.level is Level.OK), finding)
@@ -398,18 +396,18 @@ def _forms(name: str) -> list[str]:
     return list(dict.fromkeys(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
 
 
-def check_folder(settings: params.Params, root: Path) -> Finding:
-    """Check a folder as the stages extract and filter do: its files, the numbers of drawings and a sample of pixels."""
+def check_here(settings: params.Params, root: Path) -> Finding:
+    """Check a source on this machine as extract and filter do: its files, its counts and a sample of its pixels."""
     import numpy as np
 
     from stages.quickdraw import npy_header, selection, sources, tfds_order
 
     try:
-        mirror = sources.open_mirror(settings.mirror, root)
-        counts = mirror.counts()
+        source = sources.open_source(settings.source, root)
+        counts = source.counts()
         number = selection.resolve_num_drawings(settings.num_drawings, counts)
     except UserError as error:
-        return Finding(Level.ERROR, str(error).removeprefix("mirror: "), USE_ANOTHER_MIRROR)
+        return Finding(Level.ERROR, str(error).removeprefix("source: "), USE_ANOTHER_SOURCE)
     total = sum(counts.values())
     listed = counts
     expected = min(counts.get(name, 0) for name in settings.classes) * number / total
@@ -418,11 +416,10 @@ def check_folder(settings: params.Params, root: Path) -> Finding:
         listed = dict(zip(counts, of_class.tolist(), strict=True))
     if scarce := selection.find_scarce(settings.classes, listed):
         return Finding(Level.ERROR, f"classes: {selection.explain_scarce(scarce, number, counts)}")
-    if settings.source == "mirror":  # else the pixels are those of the prepared dataset
-        for problem in _sample_problems(mirror, {name: counts[name] for name in settings.classes}):
-            return Finding(Level.ERROR if problem.is_error else Level.NOTE, f"{settings.mirror}: {problem.message}")
-    of_shape = npy_header.describe_shape(mirror.image_shape())
-    message = f"{settings.mirror} has {counted(total, 'drawing')} of {of_shape}, and enough of each class of the run"
+    for problem in _sample_problems(source, {name: counts[name] for name in settings.classes}):
+        return Finding(Level.ERROR if problem.is_error else Level.NOTE, f"{settings.source}: {problem.message}")
+    of_shape = npy_header.describe_shape(source.image_shape())
+    message = f"{settings.source} has {counted(total, 'drawing')} of {of_shape}, and enough of each class of the run"
     if settings.num_drawings != "all" and number < settings.num_drawings:
         return Finding(
             Level.NOTE, f"{message}; num_drawings is {settings.num_drawings:,}: a run uses all that there are"
@@ -430,32 +427,27 @@ def check_folder(settings: params.Params, root: Path) -> Finding:
     return Finding(Level.OK, message)
 
 
-def _sample_problems(mirror: Mirror, counts: dict[str, int]) -> list[Problem]:
+def _sample_problems(source: Source, counts: dict[str, int]) -> list[Problem]:
     """What is wrong with the pixels of some drawings of each class, taken from the whole length of its file."""
     import numpy as np
 
+    from stages.quickdraw.mirrors import Mirror
     from stages.quickdraw.pixel_checks import PixelCheck
 
-    shape = mirror.image_shape()
+    if not isinstance(source, Mirror):  # a dataset that TensorFlow Datasets has checked
+        return []
+    shape = source.image_shape()
     check = PixelCheck(grey=shape[-1] == 1)
     for name, count in counts.items():
         rows = np.linspace(0, count - 1, min(count, SAMPLE), dtype=np.int32)
         pixels = np.empty((len(rows), math.prod(shape)), np.uint8)
-        mirror.read_rows(name, rows, pixels)
+        source.read_rows(name, rows, pixels)
         check.add(name, pixels)
     return check.problems()
 
 
-def check_data_dir(path: str, root: Path) -> Finding:
-    """Check that the folder of TensorFlow Datasets exists."""
-    folder = root / os.path.expanduser(path)
-    if not folder.is_dir():
-        return Finding(Level.ERROR, f"the folder {folder} does not exist, but source is tfds", "set source to mirror")
-    return Finding(Level.OK, f"{folder} exists")
-
-
 def check_website(address: str, name: str) -> Finding:
-    """Check that a mirror on a web server has the file of the class `name`."""
+    """Check that a web server has the file of the class `name`."""
     parts = urlsplit(address)
     path, host = f"{parts.path.rstrip('/')}/{name}.npy", parts.netloc.rpartition("@")[2]
     file = urlunsplit((parts.scheme, host, quote(path, safe="/%"), parts.query, ""))
@@ -470,13 +462,13 @@ def check_website(address: str, name: str) -> Finding:
         error.close()
         if error.code < 400 or error.code == 405:  # a redirect, or a server that does not support HEAD
             return Finding(Level.OK, f"{address} answers")
-        return Finding(Level.ERROR, f"{address} has no {name}.npy ({error.code} {error.reason})", USE_ANOTHER_MIRROR)
+        return Finding(Level.ERROR, f"{address} has no {name}.npy ({error.code} {error.reason})", USE_ANOTHER_SOURCE)
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         return Finding(
             Level.ERROR,
             f"{address} does not answer ({reason})",
-            f"check the network connection, or {USE_ANOTHER_MIRROR}",
+            f"check the network connection, or {USE_ANOTHER_SOURCE}",
         )
 
 
@@ -486,7 +478,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def check_store(address: str, name: str) -> Finding:
-    """Check that a mirror in a store that fsspec reads has the file of the class `name`."""
+    """Check that a store that fsspec reads has the file of the class `name`."""
     import fsspec
 
     try:
@@ -495,10 +487,10 @@ def check_store(address: str, name: str) -> Finding:
     except ImportError as error:
         return Finding(Level.ERROR, f"{address} needs a package that is missing ({error})", "install it")
     except FileNotFoundError:
-        return Finding(Level.ERROR, f"{address} has no {name}.npy", USE_ANOTHER_MIRROR)
+        return Finding(Level.ERROR, f"{address} has no {name}.npy", USE_ANOTHER_SOURCE)
     except Exception as error:  # each kind of store has other exceptions
         reason = str(error) or type(error).__name__
-        return Finding(Level.ERROR, f"{address} does not answer ({reason})", USE_ANOTHER_MIRROR)
+        return Finding(Level.ERROR, f"{address} does not answer ({reason})", USE_ANOTHER_SOURCE)
     return Finding(Level.OK, f"{address} answers: the size of {name}.npy is {size:,} bytes")
 
 

@@ -26,13 +26,13 @@ from stages import params
 from stages.common import files
 
 
-def run(profile: str | None, overrides: Iterable[str], mirror: str | None, open_report: bool = False) -> None:
+def run(profile: str | None, overrides: Iterable[str], source: str | None, open_report: bool = False) -> None:
     """Run the stages that are out of date, save the run as an experiment, and print what it has reached.
 
     Args:
       profile: the name of a profile, applied to the committed params.yaml; None uses the current params.yaml.
       overrides: changes to single settings, each `key=value`, applied after the profile.
-      mirror: a folder relative to the current one, a URL, `doodles` or `auto`; None keeps the setting.
+      source: a value of the setting, but a folder relative to the current one; or `auto`. None keeps the setting.
       open_report: whether to open the report in the browser.
 
     Raises:
@@ -44,8 +44,8 @@ def run(profile: str | None, overrides: Iterable[str], mirror: str | None, open_
         current = params.read(root / "params.yaml")
         base = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed") if profile else current
         changes = (profiles()[profile] if profile else {}) | dict(map(parse_override, overrides))
-        if mirror is not None:
-            changes["mirror"] = resolve_source(mirror, Path.cwd(), root)
+        if source is not None:
+            changes["source"] = resolve_source(source, Path.cwd(), root)
         settings = base | changes
         params.check(settings, "the settings of this run" if profile or changes else "params.yaml")
 

@@ -1,4 +1,4 @@
-"""The settings of a run: profiles, changes on the command line, the mirror, and the update of params.yaml."""
+"""The settings of a run: profiles, changes on the command line, the source, and the update of params.yaml."""
 
 import functools
 import hashlib
@@ -12,13 +12,13 @@ from typing import Any
 
 from stages import params
 from stages.common import files
-from stages.common.errors import SettingsError, did_you_mean, one_line
+from stages.common.errors import SettingsError, one_line
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
 AUTO = "auto"
 HTTP_TIMEOUT = 5  # seconds
 # The settings that choose the drawings. Runs with different ones are measured on different drawings.
-DATA_SETTINGS = ("mirror", "source", "data_dir", "num_drawings", "holdout", "classes")
+DATA_SETTINGS = ("source", "num_drawings", "holdout", "classes")
 
 
 def profiles() -> dict[str, dict[str, Any]]:
@@ -47,18 +47,17 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise SettingsError(f"{option}; expected: -S key=value")
     field = params.Params.model_fields.get(key)
     if field is None:
-        suggestion = did_you_mean(key, params.Params.model_fields)
-        raise SettingsError(f"{option}: {one_line(key)} is not a setting.{suggestion}")
+        raise SettingsError(f"{option}: {one_line(key)} {params.explain_no_setting(key)}")
     if field.annotation is str:
         return key, value  # a path may contain characters that are YAML syntax
     return key, params.parse(f"{key}: {value}", option).get(key)
 
 
-def resolve_source(mirror: str, current_folder: Path, root: Path) -> str:
-    """The value of the setting `mirror` for a mirror given on the command line.
+def resolve_source(source: str, current_folder: Path, root: Path) -> str:
+    """The value of the setting `source` for a source given on the command line.
 
     Args:
-      mirror: a URL, an absolute folder, a folder relative to `current_folder`, `doodles`, `auto`, or the empty string.
+      source: a value of the setting, but with a folder relative to `current_folder`; `auto`; or the empty string.
       current_folder: absolute.
       root: the project's root.
 
@@ -66,35 +65,35 @@ def resolve_source(mirror: str, current_folder: Path, root: Path) -> str:
       A relative folder is rewritten to be relative to the root, `auto` becomes the bucket or the doodles
       (`default_source`), and anything else is returned unchanged.
     """
-    if mirror == AUTO:
+    if source == AUTO:
         return default_source()
-    if mirror in ("", params.DOODLES) or "://" in mirror or os.path.isabs(mirror):
-        return mirror
-    relative = os.path.relpath(current_folder / mirror, root)
+    if not source or not params.is_folder(source) or os.path.isabs(source):
+        return source
+    relative = os.path.relpath(current_folder / source, root)
     return relative if os.sep in relative else os.path.join(".", relative)  # a folder may be named "doodles"
 
 
 def default_source() -> str:
     """The public bucket, or the doodles if it cannot be reached. Print which, with a warning for the doodles."""
     if is_reachable(params.BUCKET):
-        print(f"No mirror was given: using the drawings of the public bucket, {params.BUCKET}", flush=True)
+        print(f"No source was given: using the drawings of the public bucket, {params.BUCKET}", flush=True)
         return params.BUCKET
     print(
         "\n"
         "****************************************************************************************\n"
         "**  WARNING: this run uses DOODLES, not drawings by people.                           **\n"
-        "**  No mirror was given, and the public bucket cannot be reached. Doodles are         **\n"
+        "**  No source was given, and the public bucket cannot be reached. Doodles are         **\n"
         "**  stand-ins that this project draws itself. To use real drawings:                   **\n"
-        "**      make run MIRROR=<folder of .npy files>                                        **\n"
+        "**      make run SOURCE=<folder of .npy files>                                        **\n"
         "****************************************************************************************\n",
         flush=True,
     )
     return params.DOODLES
 
 
-def is_reachable(mirror: str) -> bool:
-    """Whether the mirror at a URL responds to a request for one of its files."""
-    request = urllib.request.Request(f"{mirror}/bee.npy", method="HEAD")
+def is_reachable(url: str) -> bool:
+    """Whether the files at a URL can be read: whether it responds to a request for one of its files."""
+    request = urllib.request.Request(f"{url}/bee.npy", method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT) as response:
             return bool(response.status == 200)

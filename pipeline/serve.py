@@ -15,7 +15,7 @@ from pipeline.server import server_answers
 from pipeline.subprocesses.supervisor import Stopped, Supervisor, exit_on_signals
 from stages.common import files
 from stages.common.errors import UserError
-from stages.params import DOODLES
+from stages.params import is_folder
 
 READY_TIMEOUT = 180.0  # seconds for the server, the worker and the deployments to become ready, each
 MAX_OUTPUT_LINES = 21  # of a command's output, shown if it fails
@@ -26,14 +26,14 @@ class ServeError(UserError):
     """Prefect cannot be started, or one of its commands failed."""
 
 
-def serve(port: int, schedules: bool, mirror: str | None = None) -> None:
+def serve(port: int, schedules: bool, source: str | None = None) -> None:
     """Serve until interrupted. The worker runs flows in this checkout, one at a time.
 
     Args:
       port: of the server, which listens on 127.0.0.1 only.
       schedules: whether the schedules of prefect.yaml start runs.
-      mirror: the default source of the deployments' drawings: a URL, `doodles`, `auto`, or a folder relative to the
-        current one. None for the mirror of the committed params.yaml.
+      source: the default of the setting `source` for the deployments, but a folder relative to the current one; or
+        `auto`. None for the source of the committed params.yaml.
 
     Raises:
       ServeError: the port is in use, the folder does not exist, prefect.yaml cannot be served, or a command of Prefect
@@ -43,11 +43,11 @@ def serve(port: int, schedules: bool, mirror: str | None = None) -> None:
     address = f"http://127.0.0.1:{port}"
     if server_answers(f"{address}/api"):
         raise ServeError(f"a server already runs at {address}: choose another port with --port")
-    if mirror is not None:
-        mirror = resolve_source(mirror, Path.cwd(), root)
-        if mirror != DOODLES and "://" not in mirror and not (root / mirror).is_dir():
-            raise ServeError(f"--mirror: the folder {root / mirror} does not exist")
-    pool = write_deployments(root, root / DEPLOYMENTS, schedules, mirror)
+    if source is not None:
+        source = resolve_source(source, Path.cwd(), root)
+        if is_folder(source) and not (root / source).is_dir():
+            raise ServeError(f"--source: the folder {root / source} does not exist")
+    pool = write_deployments(root, root / DEPLOYMENTS, schedules, source)
 
     variables = dvc.environment(root) | {
         "PREFECT_API_URL": f"{address}/api",
@@ -85,14 +85,14 @@ def stop_services(services: Iterable["_Service"]) -> None:
         service.stop()
 
 
-def write_deployments(root: Path, path: Path, schedules: bool, mirror: str | None = None) -> str:
+def write_deployments(root: Path, path: Path, schedules: bool, source: str | None = None) -> str:
     """Write a copy of prefect.yaml whose deployments run in this checkout.
 
     Args:
       root: the checkout, which contains prefect.yaml.
       path: of the copy, written atomically.
       schedules: whether the schedules of the deployments are active.
-      mirror: the default of the setting `mirror`, for each deployment that runs a profile; None for the profile's.
+      source: the default of the setting `source`, for each deployment that runs a profile; None for the profile's.
 
     Returns:
       The name of the work pool that all deployments use.
@@ -109,8 +109,8 @@ def write_deployments(root: Path, path: Path, schedules: bool, mirror: str | Non
         for schedule in deployment.get("schedules", []):
             schedule["active"] = schedules
         parameters = deployment.get("parameters", {})
-        if mirror is not None and "profile" in parameters:
-            parameters["settings"] = {"mirror": mirror} | parameters.get("settings", {})
+        if source is not None and "profile" in parameters:
+            parameters["settings"] = {"source": source} | parameters.get("settings", {})
     pools = sorted({str(deployment["work_pool"]["name"]) for deployment in document["deployments"]})
     if len(pools) != 1:
         raise ServeError(f"prefect.yaml names {len(pools)} work pools ({', '.join(pools)}); expected: one")

@@ -22,7 +22,7 @@ def describe_run(root: Path) -> list[str]:
         metrics, _ = parse_metrics((root / METRICS_TABLE).read_text(encoding="utf-8"))
     except (OSError, csv.Error, KeyError, TypeError, ValueError):  # a person may have changed the graph
         return []
-    doodles = params.read(root / "params.yaml")["mirror"].rstrip("/") == params.DOODLES
+    doodles = params.read(root / "params.yaml")["source"].rstrip("/") == params.DOODLES
     return describe_metrics(metrics, "stand-in" if doodles else "real")
 
 

@@ -1,6 +1,6 @@
 """Select the drawings of the chosen classes, read their pixels, and hold some out from training.
 
-reads    data/extract/, and the mirror for the pixels (pixels fetched before are cached on this machine)
+reads    data/extract/, and the source for the pixels (pixels fetched before are cached on this machine)
 writes   data/filter/images.npy         (M, height, width, channels) uint8, in the order of the index
          data/filter/drawings.parquet   one row per drawing, in the same order: position, label, name, row, heldout
 command  python -m stages.filter
@@ -24,7 +24,7 @@ from stages.params import Params
 if TYPE_CHECKING:
     import pandas as pd
 
-    from stages.quickdraw.mirrors import Mirror
+    from stages.quickdraw.images import Pictures, Source
 
 BLOCK = 8192  # drawings whose pixels are checked together
 
@@ -34,17 +34,14 @@ def main(settings: Params) -> None:
     from stages.quickdraw import images, sources
 
     drawings_index = index.read()
-    mirror = sources.open_mirror(settings.mirror, files.repository_root())
-    check_classes(settings.classes, drawings_index, mirror)
+    source = sources.open_source(settings.source, files.repository_root())
+    check_classes(settings.classes, drawings_index, source)
     drawings = select_classes(drawings_index, settings.classes)
     drawings["heldout"] = choose_heldout(drawings, settings.holdout)
-    source: images.Source
-    if (prefetched := index.FOLDER / index.IMAGES).exists():
-        source = images.Prefetched(prefetched)
-    else:
-        source = sources.open_source(mirror, settings.source, settings.data_dir, files.repository_root())
+    prefetched = index.FOLDER / index.IMAGES
+    pictures: Pictures = images.Prefetched(prefetched) if prefetched.exists() else source
     with files.atomic_folder(FOLDER) as folder:
-        images.write(folder / IMAGES, drawings, source)
+        images.write(folder / IMAGES, drawings, pictures)
         check_pixels(folder / IMAGES, drawings)
         drawings.to_parquet(folder / TABLE, index=False)
 
@@ -72,12 +69,12 @@ def check_pixels(path: Path, drawings: pd.DataFrame) -> None:
     problems = check.problems()
     for problem in problems:
         if problem.is_error:
-            raise StageError(f"mirror: {problem.message}")
+            raise StageError(f"source: {problem.message}")
     for problem in problems:
-        print(f"WARNING: mirror: {problem.message}", file=sys.stderr, flush=True)
+        print(f"WARNING: source: {problem.message}", file=sys.stderr, flush=True)
 
 
-def check_classes(classes: Sequence[str], index: pd.DataFrame, mirror: Mirror) -> None:
+def check_classes(classes: Sequence[str], index: pd.DataFrame, source: Source) -> None:
     """Check that the index has two drawings of each class: one to train on and one to hold out.
 
     Raises:
@@ -87,7 +84,7 @@ def check_classes(classes: Sequence[str], index: pd.DataFrame, mirror: Mirror) -
 
     listed = {str(name): count for name, count in index["name"].value_counts().items()}
     if scarce := selection.find_scarce(classes, listed):
-        raise StageError(f"classes: {selection.explain_scarce(scarce, len(index), mirror.counts())}")
+        raise StageError(f"classes: {selection.explain_scarce(scarce, len(index), source.counts())}")
 
 
 def select_classes(index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

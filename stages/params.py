@@ -19,8 +19,16 @@ from pydantic_core import ErrorDetails
 
 from stages.common.errors import SettingsError, did_you_mean, one_line
 from stages.quickdraw.labels import BUCKET as BUCKET
+from stages.quickdraw.labels import DIGITS, TFDS, TFDS_BITMAP, check_name, explain_unknown, labels
 from stages.quickdraw.labels import DOODLES as DOODLES
-from stages.quickdraw.labels import check_name, explain_unknown, labels
+from stages.quickdraw.labels import is_folder as is_folder
+
+# The settings and values that source has replaced, and what to do.
+FORMER_SETTINGS = {
+    "mirror": "give its value to source",
+    "data_dir": "set source to tfds:quickdraw_bitmap, and the environment variable TFDS_DATA_DIR to the folder",
+}
+FORMER_SOURCES = {"mirror": "set it to the URL or the folder", "tfds": f"set it to {TFDS_BITMAP}"}
 
 MAX_CHARACTERS = 1_000_000  # of a settings file
 
@@ -46,23 +54,15 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    mirror: str = Field(
-        description="Source of the drawings: a URL (https, gs, s3, file) or a folder with `<class>.npy` files; "
-        "`doodles` generates stand-in drawings, without a network. A relative path starts at the root of the "
-        "repository.",
-        min_length=1,
-    )
-    source: Literal["mirror", "tfds"] = Field(
-        description="Source of the pixels: `mirror`, or `tfds`, the same drawings in the quickdraw_bitmap that "
-        "TensorFlow Datasets has prepared."
-    )
-    data_dir: str = Field(
-        description="Data directory of TensorFlow Datasets, for `source: tfds`. A relative path starts at the root "
-        "of the repository.",
+    source: str = Field(
+        description="Where the drawings come from: a URL (https, gs, s3, file) or a folder with `<class>.npy` files; "
+        "`tfds:quickdraw_bitmap`, the same drawings as in the public bucket, prepared by TensorFlow Datasets; "
+        "`doodles`, stand-ins that the project generates, and `digits`, the 8×8 digits of scikit-learn, without a "
+        "network. A relative path starts at the root of the repository.",
         min_length=1,
     )
     num_drawings: Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_reject_bool)] | Literal["all"] = Field(
-        description="Number of drawings of the mirror, over all its classes: the first in the fixed random order of "
+        description="Number of drawings of the source, over all its classes: the first in the fixed random order of "
         "TensorFlow Datasets."
     )
     prefetch: StrictBool = Field(
@@ -104,7 +104,7 @@ class Params(BaseModel):
     epochs: IntSetting = Field(description="Passes over the training drawings.", ge=1, le=10_000)
     max_steps: IntSetting = Field(
         description="Maximum number of training steps, even if epochs remain, so that the cost does not grow with the "
-        "mirror; 0 is no limit.",
+        "source; 0 is no limit.",
         ge=0,
         le=2**31,
     )
@@ -201,22 +201,26 @@ class Params(BaseModel):
     # This setting is the last one because DVC drops the comments that follow a list when it rewrites the file.
     classes: tuple[str, ...] = Field(description="Names of the classes to learn, each once.", min_length=1)
 
-    @field_validator("mirror", "data_dir")
+    @field_validator("source")
     @classmethod
     def _check_printable(cls, text: str) -> str:
         if not text.isprintable():
             raise ValueError(f"{one_line(repr(text))} contains unprintable characters")
         return text
 
-    @field_validator("mirror")
+    @field_validator("source")
     @classmethod
-    def _check_mirror(cls, mirror: str) -> str:
-        scheme, separator, _ = mirror.partition("://")
+    def _check_source(cls, source: str) -> str:
+        if instead := FORMER_SOURCES.get(source):
+            raise ValueError(f"{source!r} has another meaning than before; {instead}, or ./{source} for a folder")
+        if source.startswith(TFDS) and source != TFDS_BITMAP:
+            raise ValueError(f"{one_line(repr(source))} is not supported; expected: {TFDS_BITMAP}")
+        scheme, separator, _ = source.partition("://")
         if separator and scheme not in ("https", "http", "gs", "s3", "file"):
             raise ValueError(f"{one_line(scheme)}:// is not supported; expected: https, http, gs, s3 or file")
-        if separator and not _is_valid_url(mirror):  # the URL is not shown, as it may contain a password
-            raise ValueError(f"the part after {scheme}:// is not an address; expected: {expected('mirror')}")
-        return mirror
+        if separator and not _is_valid_url(source):  # the URL is not shown, as it may contain a password
+            raise ValueError(f"the part after {scheme}:// is not an address; expected: {expected('source')}")
+        return source
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -236,8 +240,8 @@ class Params(BaseModel):
         for name, count in Counter(classes).items():
             if count > 1:
                 raise ValueError(f"{one_line(repr(name))} is listed twice; list each class once")
-        # Other mirrors may have other classes; filter checks those when it reads the mirror.
-        published = info.data.get("mirror", "").rstrip("/") in (BUCKET, DOODLES)
+        # Other sources may have other classes; filter checks those when it reads the source.
+        published = info.data.get("source", "").rstrip("/") in (BUCKET, DOODLES, TFDS_BITMAP)
         if published and (unknown := [name for name in classes if name not in labels()]):
             raise ValueError(explain_unknown(unknown, labels(), "Quick, Draw!"))
         return classes
@@ -319,11 +323,17 @@ def expected(key: str) -> str:
     return (
         _expected(field.annotation, field.metadata)
         or {
-            "mirror": "a URL, a folder, or doodles",
-            "data_dir": "a folder",
+            "source": f"a URL, a folder, {TFDS_BITMAP}, {DOODLES} or {DIGITS}",
             "classes": "a list of one or more class names",
         }[key]
     )
+
+
+def explain_no_setting(key: str) -> str:
+    """Say what to do about a key that is not a setting, in words to follow the key."""
+    if instead := FORMER_SETTINGS.get(key):
+        return f"is no longer a setting: {instead}"
+    return f"is not a setting.{did_you_mean(key, Params.model_fields)}"
 
 
 def _expected(kind: Any, metadata: Iterable[object]) -> str:
@@ -387,10 +397,10 @@ def _explain(detail: ErrorDetails) -> str:
     key, value = detail["loc"][0], detail["input"]
     key = one_line(key) if isinstance(key, str) else _display(key)
     if detail["type"] in ("extra_forbidden", "invalid_key"):
-        return f"{key} is not a setting.{did_you_mean(key, Params.model_fields)}"
+        return f"{key} {explain_no_setting(key)}"
     if detail["type"] == "missing":
         return f"{key} is missing; expected: {expected(key)}"
-    if detail["type"] == "value_error" and key in ("mirror", "data_dir", "classes"):
+    if detail["type"] == "value_error" and key in ("source", "classes"):
         return f"{key}: {detail['ctx']['error']}"
     if isinstance(value, list | tuple) and not value:
         return f"{key} is empty; expected: {expected(key)}"

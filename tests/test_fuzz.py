@@ -123,7 +123,7 @@ def read_npy(content: bytes) -> None:
 def read_settings(content: bytes) -> None:
     checked = params.check(params.parse(content.decode("utf-8", "replace"), "params.yaml"), "params.yaml")
     assert 1 <= checked.num_resnet <= 20 and math.isfinite(checked.learning_rate) and checked.classes
-    assert checked.mirror.isprintable() and not any("/" in name or "\0" in name for name in checked.classes)
+    assert checked.source.isprintable() and not any("/" in name or "\0" in name for name in checked.classes)
 
 
 def read_override(content: bytes) -> None:
@@ -222,16 +222,16 @@ NPY = [
 ]
 YAML_TEXT = "".join(f"{key}: {json.dumps(value)}\n" for key, value in FULL.items()).encode()
 SMALL_YAML = [
-    b"seed: 1\nmirror: doodles\nclasses: [bee, sun]\n",
+    b"seed: 1\nsource: doodles\nclasses: [bee, sun]\n",
     b"learning_rate: 1e-3\nclasses:\n- bee\n- The Eiffel Tower\nprefetch: true\n",
     b"a: &a {b: 1}\nc: {<<: *a, d: 2}\n",
     b"a: &a [1, *a]\nb: {c: ? d}\n--- \n...\n%YAML 1.1\n",
-    b'mirror: "a\\x41"\ndate: 2001-01-01 10:00:00\nf: .inf\ng: !!set {a, b}\nh: !!binary aGk=\n',
+    b'source: "a\\x41"\ndate: 2001-01-01 10:00:00\nf: .inf\ng: !!set {a, b}\nh: !!binary aGk=\n',
 ]
 REVIEW = json.dumps({"questions": "", "mode": "pairs", "reviewer": "one", "answers": [[0, True], [1, False]]}).encode()
 PAGE = b'<html><script type="application/json" id="provenance">{"files": {"data/a": "00"}, "settings": {}}</script>'
 CHECKSUMS = b"%s  README.md\n%s  savedmodel/saved_model.pb\n" % (b"0" * 64, b"f" * 64)
-OVERRIDES = [b"num_resnet=3", b"classes=[bee, cat]", b"mirror=/a b", b"learning_rate=2e-5", b"prefetch=true"]
+OVERRIDES = [b"num_resnet=3", b"classes=[bee, cat]", b"source=/a b", b"learning_rate=2e-5", b"prefetch=true"]
 DATES = [b"120", b"Wed, 21 Oct 2015 07:28:00 GMT", b"Fri, 31 Dec 9999 23:59:59 -9999", b"1e400"]
 
 
@@ -364,7 +364,7 @@ def any_value(rng: random.Random, depth: int = 0) -> Any:
         case 4:
             return rng.choice((math.nan, math.inf, -math.inf, 5e-324, 1e308, rng.uniform(-2, 2)))
         case 5:
-            return rng.choice(("one_hot", "auto", "doodles", "mirror", "bfloat16", "none", "1e-3", "0x10", "", " 3 "))
+            return rng.choice(("one_hot", "auto", "doodles", "digits", "bfloat16", "none", "1e-3", "0x10", "", " 3 "))
         case 6:
             return "".join(chr(rng.randrange(0, 0x3000)) for _ in range(rng.randrange(12)))
         case 7:

@@ -39,7 +39,7 @@ def test_a_stage_runs_the_module_of_its_name(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_that_uses_the_network_names_the_setting_of_its_source(name: str) -> None:
     uses_network = any(file.startswith("stages/quickdraw/remote") for file in sources(name))
-    assert STAGES[name].get("meta", {}) == ({"network": "mirror"} if uses_network else {})
+    assert STAGES[name].get("meta", {}) == ({"network": "source"} if uses_network else {})
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -212,9 +212,7 @@ FROM_TRAIN = ["train", "sample", "evaluate", "report"]
 FROM_SAMPLE = ["sample", "evaluate", "report"]
 FROM_JUDGE = ["judge", "evaluate", "report"]
 RERUN_STAGES = {
-    "mirror": EVERYTHING,
     "source": EVERYTHING,
-    "data_dir": EVERYTHING,
     "num_drawings": EVERYTHING,
     "prefetch": EVERYTHING,
     "holdout": FROM_FILTER,

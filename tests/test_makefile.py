@@ -1,4 +1,4 @@
-"""The Makefile makes an environment, passes MIRROR, PROFILE and SET on, and lists its targets. .ci/run runs them."""
+"""The Makefile makes an environment, passes SOURCE, PROFILE and SET on, and lists its targets. .ci/run runs them."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ import pytest
 from tests.settings import ROOT
 
 ECHO = '#!/bin/sh\nprintf "%s\\n" "$@"\n'  # prints its arguments, one per line
-DEFAULTS = ["--profile", "quick", "--mirror", "auto"]
+DEFAULTS = ["--profile", "quick", "--source", "auto"]
 
 
 def make(*arguments: str, venv: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     # Variables that `make test` passes to a make that it starts.
-    inherited = ("MIRROR", "PROFILE", "SET", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    inherited = ("SOURCE", "MIRROR", "PROFILE", "SET", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
     environment = {key: value for key, value in os.environ.items() if key not in inherited} | variables
     command = ["make", *arguments, f"VENV={venv}"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -38,17 +38,20 @@ def venv(tmp_path: Path) -> Path:
     ("arguments", "variables", "passed_on"),
     [
         ([], {}, DEFAULTS),
-        (["PROFILE=laptop"], {}, ["--profile", "laptop", "--mirror", "auto"]),
-        (["MIRROR=../my drawings, 'all'"], {}, ["--profile", "quick", "--mirror", "../my drawings, 'all'"]),
-        (["MIRROR="], {}, DEFAULTS),
+        (["PROFILE=laptop"], {}, ["--profile", "laptop", "--source", "auto"]),
+        (["SOURCE=../my drawings, 'all'"], {}, [*DEFAULTS, "--source", "../my drawings, 'all'"]),
+        (["SOURCE="], {}, DEFAULTS),
+        (["MIRROR=../my drawings, 'all'"], {}, [*DEFAULTS, "--mirror", "../my drawings, 'all'"]),
+        (["MIRROR=", "SOURCE=b"], {}, [*DEFAULTS, "--source", "b"]),
+        (["SOURCE=b"], {"MIRROR": "a"}, [*DEFAULTS, "--mirror", "a", "--source", "b"]),
         (["SET=max_steps=150 seed=1"], {}, [*DEFAULTS, "-S", "max_steps=150", "-S", "seed=1"]),
         (["SET=classes=[bee, sea turtle] seed=1"], {}, [*DEFAULTS, "-S", "classes=[bee, sea turtle]", "-S", "seed=1"]),
         (['SET=classes=["1", "don\'t"]'], {}, [*DEFAULTS, "-S", 'classes=["1", "don\'t"]']),
         ([], {"SET": "seed=1"}, [*DEFAULTS, "-S", "seed=1"]),
-        ([], {"MIRROR": "/srv/a b"}, ["--profile", "quick", "--mirror", "/srv/a b"]),
+        ([], {"SOURCE": "/srv/a b"}, [*DEFAULTS, "--source", "/srv/a b"]),
     ],
 )
-def test_run_passes_on_the_mirror_the_profile_and_the_settings(
+def test_run_passes_on_the_source_the_profile_and_the_settings(
     venv: Path, arguments: list[str], variables: dict[str, str], passed_on: list[str]
 ) -> None:
     process = make("run", *arguments, venv=venv, **variables)

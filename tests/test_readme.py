@@ -67,7 +67,7 @@ def test_a_command_is_one_that_works(command: str) -> None:
                 return
             changes = run_settings.profiles()[arguments.profile] if arguments.profile else {}
             changes |= dict(map(run_settings.parse_override, arguments.set))
-            params.check(FULL | changes | {"mirror": arguments.mirror or params.DOODLES}, command)
+            params.check(FULL | changes | {"source": arguments.source or params.DOODLES}, command)
         case ["dvc", *_]:
             pass  # executed below
         case ["gto", *_]:

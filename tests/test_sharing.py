@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, str]:
 def test_a_run_is_kept_and_shared(clones: tuple[Path, Path]) -> None:
     first, second = clones
     main = fake_project.git(first, "branch", "--show-current").strip()
-    printed = execute(first, "python -m pipeline run --profile quick --mirror doodles")
+    printed = execute(first, "python -m pipeline run --profile quick --source doodles")
     quick, outputs = saved_experiment(printed), contents(first)
     assert "`git commit params.yaml dvc.lock` keeps the run" in printed
     assert fake_project.git(first, "status", "--porcelain").split() == ["M", "dvc.lock", "M", "params.yaml"]
@@ -80,7 +80,7 @@ def test_a_run_is_kept_and_shared(clones: tuple[Path, Path]) -> None:
     fake_project.stages_run(first)
     assert saved_experiment(execute(first, "python -m pipeline run")) != quick
     assert fake_project.stages_run(first) == []
-    execute(first, "python -m pipeline run --profile quick --mirror doodles", *share[3:4], experiment=quick)
+    execute(first, "python -m pipeline run --profile quick --source doodles", *share[3:4], experiment=quick)
     assert fake_project.stages_run(first) == []
     execute(second, *share[4:], experiment=quick)
     assert contents(second) == outputs

@@ -123,7 +123,7 @@ def test_sparse_files_with_too_many_drawings(tmp_path: Path) -> None:
     counts = mirrors.Folder(folder).counts()
     rejects(
         lambda: selection.resolve_num_drawings(10, counts),
-        r"mirror: it claims 4,294,[\d,]+ drawings; .* is the maximum supported",
+        r"source: it claims 4,294,[\d,]+ drawings; .* is the maximum supported",
     )
 
 
@@ -170,7 +170,7 @@ def test_a_pipe_device_folder_or_symlink_loop_instead_of_a_file(tmp_path: Path) 
 )
 def test_a_class_name_that_escapes_the_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be the name of a class"):
-        params.check(FULL | {"mirror": "mine", "classes": ["bee", name]}, "params.yaml")
+        params.check(FULL | {"source": "mine", "classes": ["bee", name]}, "params.yaml")
     with pytest.raises(ValueError, match="cannot be the name of a class"):
         labels.check_name(name)
 
@@ -276,10 +276,10 @@ SETTINGS = [
     ("seed: !!python/object/apply:os.system [touch trapped]\n", "not YAML"),
     ("seed: !!python/name:os.system\n", "not YAML"),
     ("seed: !!binary '####'\n", "not YAML|seed"),
-    ('mirror: "a\\0b"\n', "mirror: .* contains unprintable"),
-    ('mirror: "\\e[2Jmine"\n', "mirror: .* contains unprintable"),
-    ('data_dir: "a\\nb"\n', "data_dir: .* contains unprintable"),
-    ('mirror: "\\ud800"\n', "not YAML|mirror"),
+    ('source: "a\\0b"\n', "source: .* contains unprintable"),
+    ('source: "\\e[2Jmine"\n', "source: .* contains unprintable"),
+    ('source: "a\\nb"\n', "source: .* contains unprintable"),
+    ('source: "\\ud800"\n', "not YAML|source"),
     ('? [a, b]\n: 1\n"\\e[2J": 2\n', "is not a setting|not YAML"),
 ]
 NOT_SETTINGS = [
@@ -332,9 +332,9 @@ def test_no_shell_executes_a_setting_or_the_name_of_an_experiment(
     monkeypatch.setattr("pipeline.server.configured_server", lambda: None)
     attack = "".join(SHELL_COMMANDS)
     mirror = attack.replace("'", "")
-    assert main(["run", "-S", f"mirror={mirror}", "-S", f"data_dir={attack}"]) == 0, capsys.readouterr().err
+    assert main(["run", "-S", f"source={mirror}"]) == 0, capsys.readouterr().err
     runs = fake_project.recorded_runs(root)
-    assert {run["settings"]["mirror"] for run in runs} == {mirror}, "the value is unchanged"
+    assert {run["settings"]["source"] for run in runs} == {mirror}, "the value is unchanged"
     workspace = dvc.Workspace(root)
     for name in (*SHELL_COMMANDS, "--force", "-x", "../../x"):
         try:
@@ -506,10 +506,10 @@ def test_a_redirect_from_https_to_http_is_not_followed() -> None:
         asyncio.run(server._redirected("https://93.184.216.34/x", "http://93.184.216.34/x", "bee.npy"))
 
 
-@pytest.mark.parametrize("mirror", ["ftp://host/x", "simplecache::file:///etc", "javascript://x", "zip://a::http://b"])
-def test_a_mirror_of_another_scheme(mirror: str) -> None:
+@pytest.mark.parametrize("source", ["ftp://host/x", "simplecache::file:///etc", "javascript://x", "zip://a::http://b"])
+def test_a_source_of_another_scheme(source: str) -> None:
     with pytest.raises(SettingsError, match="is not supported"):
-        params.check(FULL | {"mirror": mirror}, "params.yaml")
+        params.check(FULL | {"source": source}, "params.yaml")
 
 
 def test_a_module_in_a_mirror_is_not_imported(tmp_path: Path) -> None:
@@ -518,7 +518,7 @@ def test_a_module_in_a_mirror_is_not_imported(tmp_path: Path) -> None:
     (folder / "numpy.py").write_text("raise SystemExit('run')")
     result = subprocess.run(
         [sys.executable, "-c", "from stages.quickdraw import sources; from pathlib import Path; "
-         "print(sum(sources.open_mirror('mirror', Path()).counts().values()))"],
+         "print(sum(sources.open_source('mirror', Path()).counts().values()))"],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

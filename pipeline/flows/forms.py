@@ -16,7 +16,7 @@ from stages.params import Params
 from stages.reporting.html import format_setting
 
 ROOT = Path(__file__).resolve().parents[2]
-FIRST = ("mirror", "classes", "num_drawings")  # the settings that people change most, at the top of a form
+FIRST = ("source", "classes", "num_drawings")  # the settings that people change most, at the top of a form
 
 
 @functools.cache

@@ -109,4 +109,4 @@ def _report(writer: Writer, folder: Path, options: Options, notify: Notify) -> N
             f"drawings have 5% to 29%. If these are dark drawings on light paper, import them again {remedy}"
         )
     chosen = shlex.quote(f"classes={as_yaml(list(writer.counts)[:20])}")
-    notify(f"Learn from them: python -m pipeline run --profile quick --mirror {shlex.quote(str(folder))} -S {chosen}")
+    notify(f"Learn from them: python -m pipeline run --profile quick --source {shlex.quote(str(folder))} -S {chosen}")

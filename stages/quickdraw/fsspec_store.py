@@ -31,9 +31,9 @@ class FsspecStore(FileServer):
         try:
             self._filesystem, self._path = fsspec.core.url_to_fs(self.address)
         except ImportError as error:
-            raise StageError(f"mirror: {scheme}:// needs a package that is not installed: {error}") from None
+            raise StageError(f"source: {scheme}:// needs a package that is not installed: {error}") from None
         except ValueError as error:
-            raise StageError(f"mirror: {self.address}: {error}") from None
+            raise StageError(f"source: {self.address}: {error}") from None
         self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, "fetching")
 
     async def __aexit__(self, *error: object) -> None:

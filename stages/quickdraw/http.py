@@ -385,7 +385,7 @@ def _find_proxy(parts: SplitResult) -> str | None:
             return proxy
     except ValueError:
         pass
-    raise StageError(f"mirror: the proxy in {parts.scheme}_proxy cannot be used; expected: an http:// or https:// URL")
+    raise StageError(f"source: the proxy in {parts.scheme}_proxy cannot be used; expected: an http:// or https:// URL")
 
 
 def _is_public_address(address: str) -> bool:

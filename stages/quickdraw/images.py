@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 32_768 * 784  # 26 MB; at most two blocks of pixels are in memory
 
 
-class Source(Protocol):
+class Pictures(Protocol):
     """Provides the pixels of drawings, which are given by position, label, name and row."""
 
     def image_shape(self) -> ImageShape:
@@ -35,7 +35,17 @@ class Source(Protocol):
         """The pixels `(len(drawings), values)` of drawings, in their order; `values` is the product of the shape."""
 
 
-def write(path: Path, drawings: pd.DataFrame, source: Source) -> None:
+class Source(Pictures, Protocol):
+    """Where drawings come from."""
+
+    def counts(self) -> dict[str, int]:
+        """The number of drawings of each class, in the order of the labels."""
+
+    def index(self, number: int) -> pd.DataFrame:
+        """The first `number` drawings, in the order of the source: position, label, name and row."""
+
+
+def write(path: Path, drawings: pd.DataFrame, source: Pictures) -> None:
     """Write the images `(len(drawings), height, width, channels)` of drawings, in their order, as a .npy file."""
     source.prepare(drawings)
     shape = source.image_shape()

@@ -16,7 +16,10 @@ from urllib.parse import unquote
 
 from stages.common.errors import StageError, counted, did_you_mean, list_names, one_line
 
-DOODLES = "doodles"  # the mirror of drawings that the project generates itself
+DOODLES = "doodles"  # the source of drawings that the project generates itself
+DIGITS = "digits"  # the source of handwritten digits that scikit-learn ships
+TFDS = "tfds:"  # before the name of a dataset of TensorFlow Datasets
+TFDS_BITMAP = f"{TFDS}quickdraw_bitmap"  # the drawings of the public bucket
 MAX_SLIPS = 3  # unknown classes for which a similar one is suggested
 BUCKET = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap"
 
@@ -26,6 +29,16 @@ class PublishedFile(NamedTuple):
 
     size: int
     sha256: str
+
+    @property
+    def rows(self) -> int:
+        """The number of drawings in it: 784 bytes each, after a header of 80."""
+        return (self.size - 80) // 784
+
+
+def is_folder(source: str) -> bool:
+    """Whether a value of the setting `source` is a folder, and not a URL, a dataset or a name."""
+    return "://" not in source and not source.startswith(TFDS) and source not in (DOODLES, DIGITS)
 
 
 @functools.cache
@@ -45,7 +58,7 @@ def published() -> dict[str, PublishedFile]:
 
 
 def numbered(classes: Iterable[str]) -> dict[str, int]:
-    """The label of each of a mirror's classes, in ascending order of the labels.
+    """The label of each of a source's classes, in ascending order of the labels.
 
     A published class has its published label. Other classes (a user's own drawings) are numbered from 345 in
     alphabetical order.
@@ -115,7 +128,7 @@ def explain_unknown(names: Collection[str], known: Iterable[str], owner: str) ->
     Args:
       names: the unknown classes.
       known: the classes of the owner.
-      owner: who has the known classes: `Quick, Draw!` or `the mirror`.
+      owner: who has the known classes: `Quick, Draw!` or `the source`.
     """
     known = list(known)
     verb = "is not a class" if len(names) == 1 else "are not classes"
@@ -124,7 +137,7 @@ def explain_unknown(names: Collection[str], known: Iterable[str], owner: str) ->
         name, stem = next(iter(misnamed.items()))
         others = f", and {counted(len(misnamed) - 1, 'other file')} likewise" if len(misnamed) > 1 else ""
         return f"{explanation} Rename {one_line(f'{stem}.npy')!r} to {f'{name}.npy'!r}{others}."
-    # Many unknown classes are those of another mirror, not slips of the keyboard.
+    # Many unknown classes are those of another source, not slips of the keyboard.
     return explanation + "".join(did_you_mean(name, known) for name in names if len(names) <= MAX_SLIPS)
 
 

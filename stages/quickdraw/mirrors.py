@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.common.errors import StageError, counted, list_names
-from stages.quickdraw import IMAGE_SHAPE, npy_header
+from stages.quickdraw import IMAGE_SHAPE, digits, npy_header, selection
 from stages.quickdraw.file_types import IMPORT
 from stages.quickdraw.labels import decomposed, files_by_class, numbered
 from stages.quickdraw.npy_header import ImageShape
@@ -38,6 +38,10 @@ class Mirror(ABC):
     @abstractmethod
     def counts(self) -> dict[str, int]:
         """The number of drawings of each class, in the order of the labels."""
+
+    def index(self, number: int) -> pd.DataFrame:
+        """The first `number` drawings, in the order of TensorFlow Datasets: position, label, name and row."""
+        return selection.build_index(self.counts(), number)
 
     @abstractmethod
     def image_shape(self) -> ImageShape:
@@ -92,19 +96,19 @@ class Folder(Mirror):
             files = sorted(file for file in os.listdir(self.path) if not file.startswith("."))
             names = files_by_class(file[: -len(".npy")] for file in files if file.endswith(".npy"))
         except FileNotFoundError:
-            raise StageError(f"mirror: the folder {self.path} does not exist") from None
+            raise StageError(f"source: the folder {self.path} does not exist") from None
         except NotADirectoryError:
-            raise StageError(f"mirror: {self.path} is not a folder; set mirror to a folder or a URL") from None
+            raise StageError(f"source: {self.path} is not a folder; set source to a folder or a URL") from None
         except ValueError as error:
-            raise StageError(f"mirror: {error}") from None
+            raise StageError(f"source: {error}") from None
         if not names:
             others = f", but {list_names(files, 5)}" if files else ""
-            raise StageError(f"mirror: {self.path} holds no <class>.npy{others}; convert pictures: {IMPORT}")
+            raise StageError(f"source: {self.path} holds no <class>.npy{others}; convert pictures: {IMPORT}")
         headers = {name: self._header(name) for name in names}
         try:
             npy_header.common_shape({str(self._file(name)): header.image_shape for name, header in headers.items()})
         except ValueError as error:
-            raise StageError(f"mirror: {error}") from None
+            raise StageError(f"source: {error}") from None
         return headers
 
     def read_rows(self, name: str, rows: Rows, out: Pixels) -> None:
@@ -117,9 +121,9 @@ class Folder(Mirror):
                 self._drawings.clear()  # each keeps a file open, and some systems allow 256
             self._drawings[name] = self._map(name)
         drawings = self._drawings[name]
-        check_rows(f"mirror: {self._file(name)}", rows, len(drawings))
+        check_rows(f"source: {self._file(name)}", rows, len(drawings))
         if drawings.shape[1] != out.shape[1]:
-            raise StageError(f"mirror: {self._file(name)} has changed during the run: run the stage extract again")
+            raise StageError(f"source: {self._file(name)} has changed during the run: run the stage extract again")
         drawings.take(rows, axis=0, out=out, mode="clip")  # other modes copy through a buffer
 
     def _map(self, name: str) -> Pixels:
@@ -137,14 +141,14 @@ class Folder(Mirror):
     def _header(self, name: str) -> npy_header.Header:
         path = self._file(name)
         if path.exists() and not path.is_file():  # a folder, or a pipe, which would block
-            raise StageError(f"mirror: {path} is not a file")
+            raise StageError(f"source: {path} is not a file")
         try:
             with open(path, "rb") as file:
                 return npy_header.parse(file.read(npy_header.MAX_HEADER_BYTES), os.fstat(file.fileno()).st_size)
         except FileNotFoundError:
-            raise StageError(f"mirror: {path} does not exist") from None
+            raise StageError(f"source: {path} does not exist") from None
         except ValueError as error:
-            raise StageError(f"mirror: {path} {error}") from None
+            raise StageError(f"source: {path} {error}") from None
 
 
 class Doodles(Mirror):
@@ -164,8 +168,26 @@ class Doodles(Mirror):
         """Generate rows of a class in `out`, `(len(rows), 784)`."""
         from stages.quickdraw import doodles
 
-        check_rows(f"mirror: the class {name!r} of the doodles", rows, doodles.ROWS_PER_CLASS)
+        check_rows(f"source: the class {name!r} of the doodles", rows, doodles.ROWS_PER_CLASS)
         out[:] = doodles.draw(name, rows)
+
+
+class Digits(Mirror):
+    """The handwritten digits that scikit-learn ships."""
+
+    def counts(self) -> dict[str, int]:
+        """The number of drawings of each digit."""
+        return {name: len(rows) for name, rows in digits.drawings().items()}
+
+    def image_shape(self) -> ImageShape:
+        """8×8 pixels, grey."""
+        return digits.IMAGE_SHAPE
+
+    def read_rows(self, name: str, rows: Rows, out: Pixels) -> None:
+        """Copy rows of a digit to `out`, `(len(rows), 64)`."""
+        drawings = digits.drawings()[name]
+        check_rows(f"source: the class {name!r} of the digits", rows, len(drawings))
+        out[:] = drawings[rows]
 
 
 def check_rows(what: str, rows: Rows, count: int) -> None:

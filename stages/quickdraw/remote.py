@@ -33,7 +33,6 @@ from stages.quickdraw.npy_header import ImageShape
 from stages.quickdraw.retry import Retrier, RetryableError, RetryPolicy, with_deadline
 
 BUCKETS = (BUCKET, "gs://quickdraw_dataset/full/numpy_bitmap")
-BUCKET_HEADER_BYTES = 80  # of each file of the bucket; checked when a file is opened
 
 # The estimated costs of the two ways. A response takes about 50 ms, with MAX_CONNECTIONS requests in parallel; a whole
 # file arrives at 160 Mbit/s. So ranges are faster for up to about 7,000 rows of a file of the bucket, a twentieth of
@@ -77,10 +76,7 @@ class Remote(Mirror):
     def counts(self) -> dict[str, int]:
         """The number of drawings of each class: from the published sizes if known, else from each file's header."""
         if self.published_files is not None:
-            counts = {
-                name: (file.size - BUCKET_HEADER_BYTES) // row_cache.BUCKET_ROW_BYTES
-                for name, file in self.published_files.items()
-            }
+            counts = {name: file.rows for name, file in self.published_files.items()}
         else:
             counts = asyncio.run(self._fetch_counts())
         return {name: counts[name] for name in numbered(counts)}
@@ -165,10 +161,10 @@ class Remote(Mirror):
             try:
                 optional_counts = await with_deadline(all_files, count_all(), self.retry_policy)
             except StageError as error:
-                raise StageError(f"mirror: {error}") from None
+                raise StageError(f"source: {error}") from None
         counts = {name: count for name, count in optional_counts.items() if count is not None}
         if not counts:
-            raise StageError(f"mirror: {reason}")
+            raise StageError(f"source: {reason}")
         return counts
 
 
@@ -199,7 +195,7 @@ class _Fetch:
                 # The error of a full disk names no file.
                 raise OSError(error.errno, error.strerror, str(files.cache_folder())) from None
         cached = f"{self._count_cached():,} of {total:,} drawings are cached in {files.cache_folder()}"
-        raise StageError(f"mirror: {message}; {cached}; run the same command again to continue")
+        raise StageError(f"source: {message}; {cached}; run the same command again to continue")
 
     def _count_cached(self) -> int:
         cached = 0
@@ -283,7 +279,7 @@ class _Fetch:
         if not head.accepts_ranges and not self.warned:
             self.warned = True
             size = f"{head.size * len(self.requested) / 1e6:,.0f} MB"
-            print(f"the mirror does not support range requests, so whole files are read: about {size}", file=sys.stderr)
+            print(f"the source does not support range requests, so whole files are read: about {size}", file=sys.stderr)
         return not head.accepts_ranges or head.size / BYTES_PER_SECOND < ranges * REQUEST_SECONDS
 
     async def _fetch_by_ranges(

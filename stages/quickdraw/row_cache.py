@@ -105,7 +105,7 @@ class RowFile:
         with open(self.path, "rb") as file:
             if os.fstat(file.fileno()).st_ino != self._inode:
                 raise StageError(
-                    f"{self.path}: another run has replaced it, because the file at the mirror changed; run again"
+                    f"{self.path}: another run has replaced it, because the file at the source changed; run again"
                 )
             records = np.memmap(file, self._record, "r", HEADER_BYTES, (int(self._record_indices.max()) + 1,))
         out[:] = records.take(self._record_indices[indices])["pixels"]

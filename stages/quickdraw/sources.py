@@ -1,41 +1,38 @@
-"""Opens the mirror and the source of pixels that the settings name."""
+"""Opens the source of drawings that the settings name."""
 
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from stages.common.errors import SettingsError, one_line
 from stages.quickdraw.images import Source
-from stages.quickdraw.labels import DOODLES
-from stages.quickdraw.mirrors import Doodles, Folder, Mirror
+from stages.quickdraw.labels import DIGITS, DOODLES, TFDS_BITMAP, is_folder, published
+from stages.quickdraw.mirrors import Digits, Doodles, Folder
 from stages.quickdraw.remote import Remote
 from stages.quickdraw.tfds import PreparedDataset
 
 
-def open_mirror(address: str, root: Path) -> Mirror:
-    """The mirror at `address`: `doodles`, a URL, or a folder, relative to `root`."""
-    if address == DOODLES:
+def open_source(source: str, root: Path) -> Source:
+    """Open the source that the setting `source` names. A relative folder starts at `root`."""
+    if source == DOODLES:
         return Doodles()
-    scheme, separator, _ = address.partition("://")
-    if not separator:
-        return Folder(_folder("mirror", address, root))
-    if scheme == "file":
-        return Folder(Path(unquote(urlsplit(address).path)))
-    return Remote(address)
+    if source == DIGITS:
+        return Digits()
+    if source == TFDS_BITMAP:
+        return PreparedDataset(tfds_folder(), {name: file.rows for name, file in published().items()})
+    if source.startswith("file://"):
+        return Folder(Path(unquote(urlsplit(source).path)))
+    return Folder(_folder(source, root)) if is_folder(source) else Remote(source)
 
 
-def open_source(mirror: Mirror, source: str, data_dir: str, root: Path) -> Source:
-    """The source of the pixels of a mirror's drawings.
-
-    Args:
-      source: `mirror` for the mirror itself, or `tfds` for a dataset that TensorFlow Datasets has prepared.
-      data_dir: the folder of that dataset, relative to `root`.
-    """
-    return mirror if source == "mirror" else PreparedDataset(_folder("data_dir", data_dir, root), mirror.counts())
+def tfds_folder() -> Path:
+    """The data directory of TensorFlow Datasets: $TFDS_DATA_DIR, or its default."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
 
 
-def _folder(setting: str, path: str, root: Path) -> Path:
-    """The folder that a setting names, relative to `root`."""
+def _folder(path: str, root: Path) -> Path:
+    """The folder that the setting names, relative to `root`."""
     try:
         return root / Path(path).expanduser()
     except RuntimeError:
-        raise SettingsError(f"{setting}: {one_line(path)} is in the home folder of an unknown user") from None
+        raise SettingsError(f"source: {one_line(path)} is in the home folder of an unknown user") from None

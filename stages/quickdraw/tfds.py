@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.common.errors import StageError, one_line
-from stages.quickdraw import IMAGE_SHAPE, SIDE
-from stages.quickdraw.labels import labels
+from stages.quickdraw import IMAGE_SHAPE, SIDE, selection
+from stages.quickdraw.labels import labels, numbered
 from stages.quickdraw.mirrors import Pixels, check_rows
 from stages.quickdraw.npy_header import ImageShape
 
@@ -52,17 +52,29 @@ class PreparedDataset:
         folders = [data_dir, data_dir / VERSION, data_dir / NAME / VERSION]
         prepared = [folder for folder in folders if (folder / "dataset_info.json").is_file()]
         if not prepared:
-            raise StageError(f"data_dir: {data_dir} holds no prepared {NAME} {VERSION}: dataset_info.json is missing")
+            raise StageError(
+                f"source: {data_dir} holds no prepared {NAME} {VERSION}; set TFDS_DATA_DIR to the "
+                "data directory of TensorFlow Datasets that does"
+            )
         self.folder = prepared[0]
+        self._counts = dict(counts)
         lengths = self._lengths()
         self._ends = np.cumsum(lengths)
         self._records: dict[int, _Records] = {}
         total, expected = int(self._ends[-1]), sum(counts.values())
         if total != expected:
             raise StageError(
-                f"data_dir: {self.folder} holds {total:,} drawings, but the mirror holds {expected:,}: prepare the "
-                "dataset again, or set source to mirror"
+                f"source: {self.folder} holds {total:,} drawings, but the public bucket holds {expected:,}: "
+                "prepare the dataset again"
             )
+
+    def counts(self) -> dict[str, int]:
+        """The number of drawings of each class."""
+        return {name: self._counts[name] for name in numbered(self._counts)}
+
+    def index(self, number: int) -> pd.DataFrame:
+        """The first `number` drawings, in the order in which they are stored: position, label, name and row."""
+        return selection.build_index(self.counts(), number)
 
     def image_shape(self) -> ImageShape:
         """28×28 pixels, grey."""
@@ -80,7 +92,7 @@ class PreparedDataset:
         pixels = np.empty((len(drawings), PIXELS), np.uint8)
         actual = np.empty(len(drawings), np.int64)
         positions, expected = drawings["position"].to_numpy(), drawings["label"].to_numpy()
-        check_rows(f"data_dir: {self.folder}", positions, int(self._ends[-1]))
+        check_rows(f"source: {self.folder}", positions, int(self._ends[-1]))
         shards = np.searchsorted(self._ends, positions, "right")
         for shard in np.unique(shards):
             indices = np.flatnonzero(shards == shard)
@@ -90,8 +102,8 @@ class PreparedDataset:
         if (mismatches := np.flatnonzero(actual != expected)).size:
             index = mismatches[0]
             raise StageError(
-                f"data_dir: drawing {positions[index]} of {self.folder} has the label {actual[index]}, but at the "
-                f"mirror {expected[index]}: they hold different drawings"
+                f"source: drawing {positions[index]} of {self.folder} has the label {actual[index]}, but in "
+                f"the public bucket {expected[index]}: they hold different drawings"
             )
         return pixels
 
@@ -111,13 +123,13 @@ class PreparedDataset:
             lengths = [int(length) for length in train["shardLengths"]]
             name, version, file_format = info["name"], info["version"], info.get("fileFormat", "tfrecord")
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            raise StageError(f"data_dir: {path} is not what TensorFlow Datasets writes") from None
+            raise StageError(f"source: {path} is not what TensorFlow Datasets writes") from None
         if (name, version) != (NAME, VERSION) or file_format != "tfrecord" or not lengths or min(lengths) < 0:
             dataset = one_line(f"{name} {version} as {file_format}")
-            raise StageError(f"data_dir: {path} describes {dataset}; expected: {NAME} {VERSION} as tfrecord")
+            raise StageError(f"source: {path} describes {dataset}; expected: {NAME} {VERSION} as tfrecord")
         names_file = self.folder / "label.labels.txt"
         if names_file.is_file() and _read_lines(names_file) != labels():
-            raise StageError(f"data_dir: {names_file} lists other classes, or in another order")
+            raise StageError(f"source: {names_file} lists other classes, or in another order")
         return lengths
 
 
@@ -134,20 +146,20 @@ class _Records:
             with open(path, "rb") as file:
                 self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
-            raise StageError(f"data_dir: {path} does not exist") from None
+            raise StageError(f"source: {path} does not exist") from None
         except ValueError:
-            raise StageError(f"data_dir: {path} is empty") from None
+            raise StageError(f"source: {path} is empty") from None
         offset, size = 0, len(self._content)
         if length > size:
-            raise StageError(f"data_dir: {path} has {size:,} bytes, too few for {length:,} records")
+            raise StageError(f"source: {path} has {size:,} bytes, too few for {length:,} records")
         self._starts = np.empty(length + 1, np.int64)
         for number in range(length):
             if offset + FRAME.size > size:
-                raise StageError(f"data_dir: {path} is cut short: {number} records of {length}")
+                raise StageError(f"source: {path} is cut short: {number} records of {length}")
             self._starts[number] = offset
             offset += FRAME.size + FRAME.unpack_from(self._content, offset)[0] + 4
         if offset != size:
-            raise StageError(f"data_dir: {path} has {size:,} bytes, but its {length} records {offset:,}")
+            raise StageError(f"source: {path} has {size:,} bytes, but its {length} records {offset:,}")
         self._starts[length] = offset
 
     def __len__(self) -> int:
@@ -163,7 +175,7 @@ class _Records:
                 image, record_labels[index] = _example(self._content[start:end])
                 lines[index] = np.frombuffer(_lines(image), np.uint8).reshape(SIDE, 1 + SIDE)
             except (ValueError, IndexError, OverflowError, struct.error, zlib.error) as error:
-                raise StageError(f"data_dir: record {number} of {self.path} cannot be read: {error}") from None
+                raise StageError(f"source: record {number} of {self.path} cannot be read: {error}") from None
         return unfilter(lines), record_labels
 
 
@@ -233,7 +245,7 @@ def unfilter(lines: Pixels) -> Pixels:
                 for x in range(1, 1 + SIDE):
                     row[:, x] += _paeth(row[:, x - 1], above[:, x], above[:, x - 1])
             elif kind:
-                raise StageError(f"data_dir: a PNG has the unknown filter {kind}")
+                raise StageError(f"source: a PNG has the unknown filter {kind}")
             images[indices, y] = row
     return images[:, 1:, 1:].reshape(len(lines), PIXELS)
 

@@ -114,7 +114,7 @@ def page(report: Report) -> str:
         catalogue=METRICS,
         sort_metrics=[metric for metric in SORT_METRICS if all(metric in entry.metrics for entry in report.classes)],
         descriptions={key: field.description for key, field in Params.model_fields.items()},
-        doodles=report.settings.mirror.rstrip("/") == DOODLES,
+        doodles=report.settings.source.rstrip("/") == DOODLES,
         loss_curve=charts.loss_curve(report.loss),
         heat_map=charts.heat_map(np.average(pixel_bits, axis=0, weights=weights), maximum),
         heat_images=[charts.heat_image(entry, maximum) for entry in pixel_bits],

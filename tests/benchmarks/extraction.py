@@ -32,11 +32,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import extract
 from stages.quickdraw import images, tfds_order
 from stages.quickdraw.labels import BUCKET, labels
 from stages.quickdraw.mirrors import Folder
 from stages.quickdraw.remote import Remote
+from stages.quickdraw.selection import build_index
 from tests.settings import FULL, ROOT, write
 
 ROWS = 145_000  # approximate number of drawings in a file of the public bucket
@@ -118,7 +118,7 @@ def selection(temporary: Path) -> Figures:
             pass
 
     counts = Remote(BUCKET).counts()
-    index_seconds = seconds(lambda: extract.build_index(counts, 500_000))
+    index_seconds = seconds(lambda: build_index(counts, 500_000))
     return {
         "selection: hashlib, one process, keys/s": number / seconds(one_by_one),
         "selection: this project, one process, keys/s": number / seconds(as_arrays),
@@ -139,7 +139,7 @@ def write_mirror(folder: Path, classes: int, rows: int) -> Path:
 def folder(temporary: Path) -> Figures:
     """Drawings per second of wall time and of CPU time; other load on the machine reduces only the first."""
     mirror = Folder(write_mirror(temporary / "mirror", 345, 1_500))
-    drawings = extract.build_index(mirror.counts(), 500_000)
+    drawings = build_index(mirror.counts(), 500_000)
     figures = {"folder: drawings/s": 0.0, "folder: drawings/s of processor time": 0.0}
     for _ in range(3):
         clock, processor = time.perf_counter(), time.process_time()
@@ -193,7 +193,7 @@ def prepared(temporary: Path) -> Figures:
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "no_proxy": "127.0.0.1"}
         command = [sys.executable, "-c", AS_NUMPY, address, str(temporary / "tfds")]
         result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
-    drawings = extract.build_index(mirror.counts(), 34_500)
+    drawings = build_index(mirror.counts(), 34_500)
     spent = seconds(lambda: PreparedDataset(temporary / "tfds", mirror.counts()).pixels(drawings))
     return {
         "prepared: tfds.as_numpy, drawings/s": float(result.stdout.split()[-1]),
@@ -209,7 +209,7 @@ def memory(temporary: Path) -> Figures:
     with server(mirror) as address:
         for source, address_or_folder in (("a folder", str(mirror)), ("a server", address)):
             for number in NUM_DRAWINGS:
-                write(temporary, FULL | {"mirror": address_or_folder, "num_drawings": number, "prefetch": True})
+                write(temporary, FULL | {"source": address_or_folder, "num_drawings": number, "prefetch": True})
                 environment = os.environ | {"PYTHONPATH": str(ROOT), "QUICKDRAW_CACHE": str(temporary / f"{number}")}
                 command = [sys.executable, "-c", MEMORY]
                 result = subprocess.run(command, cwd=temporary, env=environment, stdout=subprocess.PIPE, check=True)

@@ -41,7 +41,7 @@ def main() -> None:
         home, root = Path(folder) / "home", Path(folder) / "project"
         for path in (home, root):
             path.mkdir()
-        fake_project.write(root, mirror="doodles")
+        fake_project.write(root, source="doodles")
         server = Server(home)
         try:
             figures = measure(server, root, home, times)

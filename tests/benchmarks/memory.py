@@ -1,6 +1,6 @@
 """The memory that each stage takes, including all processes that it starts.
 
-    python -m tests.benchmarks.memory [--mirror FOLDER] [--profile quick] [stage …]
+    python -m tests.benchmarks.memory [--source FOLDER] [--profile quick] [stage …]
 
 Runs the stages one after the other in an empty folder, with the settings of a profile, and prints a table:
 
@@ -47,18 +47,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "stages", nargs="*", metavar="stage", help="stages to measure (all); the stages before them run as well"
     )
-    parser.add_argument("--mirror", default=params.DOODLES, help="a folder of drawings (doodles)")
+    parser.add_argument("--source", default=params.DOODLES, help="a folder of drawings (doodles)")
     parser.add_argument("--profile", default="quick", choices=profiles())
     options = parser.parse_args(arguments)
-    mirror = options.mirror if options.mirror == params.DOODLES else str(Path(options.mirror).resolve())
-    settings = FULL | profiles()[options.profile] | {"mirror": mirror, "max_steps": STEPS, "judge_steps": STEPS}
+    source = options.source if options.source == params.DOODLES else str(Path(options.source).resolve())
+    settings = FULL | profiles()[options.profile] | {"source": source, "max_steps": STEPS, "judge_steps": STEPS}
     requested = options.stages or STAGES
 
     print(f"| stage, profile {options.profile} | peak, MiB | largest process, MiB |\n|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if "extract" in requested:
-            all_drawings = FULL | {"mirror": params.BUCKET, "num_drawings": 500_000}
+            all_drawings = FULL | {"source": params.BUCKET, "num_drawings": 500_000}
             show("extract, 500,000 drawings", measure(folder / "all", "extract", all_drawings))
         for stage in STAGES[: max(map(STAGES.index, requested)) + 1]:
             memory = measure(folder / "run", stage, settings)

@@ -29,7 +29,7 @@ from tests.stages.drawings import make_mirror, noise
 SECRET = "hunter2"
 probe_tensorflow = doctor.probe_tensorflow  # the fixture `root` replaces it
 NAMES = [
-    "Python", "packages", "settings", "Git", "DVC", "remote", "mirror", "Prefect", "processor", "memory", "workspace",
+    "Python", "packages", "settings", "Git", "DVC", "remote", "source", "Prefect", "processor", "memory", "workspace",
     "DVC's cache", "user's cache", "TensorFlow",
 ]  # fmt: skip
 
@@ -37,7 +37,7 @@ NAMES = [
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    fake_project.write(folder, mirror="doodles")
+    fake_project.write(folder, source="doodles")
     shutil.copy(ROOT / "pyproject.toml", folder)
     fake_project.git(folder, "add", "--all")
     fake_project.git(
@@ -108,7 +108,7 @@ def delete(path: str) -> Callable[[Path], object]:
 
 
 def with_settings(**settings: object) -> Callable[[Path], object]:
-    return lambda root: write(root, FULL | {"mirror": "doodles"} | settings)
+    return lambda root: write(root, FULL | {"source": "doodles"} | settings)
 
 
 def with_config(text: str) -> Callable[[Path], object]:
@@ -127,7 +127,7 @@ PROBLEMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         r"num_resnet is 0; expected: a whole .* `git restore params",
     ),
     "two invalid settings": (with_settings(num_resnet=0, epochs=-1), "settings", r"epochs is -1.*git restore"),
-    "not YAML": (replace_file("params.yaml", "mirror: [\n"), "settings", r"params.yaml, line \d: not YAML"),
+    "not YAML": (replace_file("params.yaml", "source: [\n"), "settings", r"params.yaml, line \d: not YAML"),
     "no params.yaml": (delete("params.yaml"), "settings", "params.yaml is missing"),
     "no repository": (delete(".git"), "Git", "is not a Git repository with a commit .* git init"),
     "no .dvc": (delete(".dvc"), "DVC", r"has no folder .dvc; run `git restore .dvc`"),
@@ -141,24 +141,28 @@ PROBLEMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "DVC",
         r"dvc\.lock cannot be read .* run `git restore dvc\.lock`",
     ),
-    "a mirror that does not exist": (
-        with_settings(mirror="nowhere"),
-        "mirror",
+    "a folder that does not exist": (
+        with_settings(source="nowhere"),
+        "source",
         r"the folder .*/nowhere does not exist; set another",
     ),
-    "a mirror in an unknown user's home": (
-        with_settings(mirror="~nosuchuser/x"),
-        "mirror",
-        r"~nosuchuser/x is in the home folder of an unknown user; set another mirror",
+    "a folder in an unknown user's home": (
+        with_settings(source="~nosuchuser/x"),
+        "source",
+        r"~nosuchuser/x is in the home folder of an unknown user; set another source",
     ),
-    "a mirror without classes": (
-        with_settings(mirror="reviews"),
-        "mirror",
+    "a folder without classes": (
+        with_settings(source="reviews"),
+        "source",
         r"reviews holds no <class>.npy, but 'README.md'; convert",
     ),
-    "a mirror that is a file": (with_settings(mirror="dvc.yaml"), "mirror", "dvc.yaml is not a folder"),
-    "a store without its package": (with_settings(mirror="s3://bucket/a"), "mirror", "needs a package that is missing"),
-    "no data_dir": (with_settings(source="tfds", data_dir="none"), "data_dir", "set source to mirror"),
+    "a folder that is a file": (with_settings(source="dvc.yaml"), "source", "dvc.yaml is not a folder"),
+    "a store without its package": (with_settings(source="s3://bucket/a"), "source", "needs a package that is missing"),
+    "a dataset that is not prepared": (
+        with_settings(source="tfds:quickdraw_bitmap"),
+        "source",
+        "holds no prepared quickdraw_bitmap 3.0.0; set TFDS_DATA_DIR",
+    ),
     "a remote below a file": (
         with_config("[core]\nremote = storage\n['remote \"storage\"']\nurl = ../dvc.yaml/store\n"),
         "remote",
@@ -205,8 +209,8 @@ def test_a_file_in_the_other_form_of_unicode_is_found(
 ) -> None:
     (root / "drawings").mkdir()
     np.save(root / "drawings" / f"{file}.npy", noise("bee", 12))
-    with_settings(mirror="drawings", classes=[setting], num_drawings=12)(root)
-    assert run_doctor(capsys)[1]["mirror"] == (
+    with_settings(source="drawings", classes=[setting], num_drawings=12)(root)
+    assert run_doctor(capsys)[1]["source"] == (
         "ok",
         "drawings has 12 drawings of 28×28 pixels, grey, and enough of each class of the run",
     )
@@ -233,7 +237,7 @@ def saves(name: str, array: "np.typing.NDArray[Any]") -> Callable[[Path], object
         ),
         (saves("tree", noise("tree", 9).reshape(9, 7, 112)), {}, "error", "convert it: python -m pipeline import"),
         (saves("tree", noise("tree", 9).reshape(9, 56, 14)), {}, "error", "28×28.*tree.npy of 56×14"),
-        (saves("tree", noise("tree", 1)), {}, "error", "the mirror has 1 of 'tree'; expected: at least 2"),
+        (saves("tree", noise("tree", 1)), {}, "error", "the source has 1 of 'tree'; expected: at least 2"),
         (saves("tree", noise("tree", 110) // 255), {}, "error", "no pixel of 'tree' is above 1.*pipeline import"),
         (saves("tree", noise("bee", 120)), {}, "error", "100 of the 100 drawings of '(bee|tree)' are also in other"),
         (saves("tree", 255 - noise("tree", 110) // 4), {"classes": ["tree"]}, "error", "of the paper .*--invert"),
@@ -249,18 +253,19 @@ def test_a_folder_is_checked_as_the_stages_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cause(make_mirror(root / "drawings"))
-    with_settings(**{"mirror": "drawings", "classes": ["bee", "tree"], "num_drawings": 200} | settings)(root)
+    with_settings(**{"source": "drawings", "classes": ["bee", "tree"], "num_drawings": 200} | settings)(root)
     exit_code, findings = run_doctor(capsys)
-    assert findings["mirror"][0] == level, findings
-    assert re.search(message, findings["mirror"][1]), findings
+    assert findings["source"][0] == level, findings
+    assert re.search(message, findings["source"][1]), findings
     assert exit_code == (level == "error")
 
 
-def test_the_pixels_of_a_prepared_dataset_are_not_those_of_the_folder(root: Path) -> None:
-    saves("tree", noise("tree", 110) // 255)(make_mirror(root / "drawings"))
-    values = FULL | {"mirror": "drawings", "classes": ["bee", "tree"], "num_drawings": 200}
-    levels = [doctor.check_mirror(values | {"source": source}, root).level for source in ("mirror", "tfds")]
-    assert levels == [Level.ERROR, Level.OK]
+def test_digits_are_checked_as_the_stages_do(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_settings(source="digits", classes=["0", "1"], num_drawings="all")(root)
+    assert run_doctor(capsys)[1]["source"] == (
+        "ok",
+        "digits has 1,797 drawings of 8×8 pixels, grey, and enough of each class of the run",
+    )
 
 
 @pytest.mark.parametrize("path", ["file/below", "/proc/none"])
@@ -383,10 +388,10 @@ def test_a_mirror_on_the_web(
 ) -> None:
     address, requests, response_status = http_server
     response_status[0] = status
-    with_settings(mirror=f"http://me:{SECRET}@{address}/draw ings/?key={SECRET}")(root)
+    with_settings(source=f"http://me:{SECRET}@{address}/draw ings/?key={SECRET}")(root)
     exit_code, findings = run_doctor(capsys)
-    assert (exit_code, findings["mirror"][0]) == (int(level == "error"), level)
-    assert f"http://{address}/draw ings/" in findings["mirror"][1]
+    assert (exit_code, findings["source"][0]) == (int(level == "error"), level)
+    assert f"http://{address}/draw ings/" in findings["source"][1]
     assert requests == [f"/draw%20ings/bee.npy?key={SECRET} Basic bWU6aHVudGVyMg=="]
 
 
@@ -396,12 +401,12 @@ def test_a_mirror_and_a_prefect_server_that_do_not_answer(
     with socket.socket() as unused:  # bound, but not listening
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-        with_settings(mirror=f"http://me:{SECRET}@{address}/a")(root)
+        with_settings(source=f"http://me:{SECRET}@{address}/a")(root)
         # Prefect reads PREFECT_API_URL only once in a process, so setting it here would have no effect.
         monkeypatch.setattr(server, "configured_server", lambda: f"http://me:{SECRET}@{address}/api")
         exit_code, findings = run_doctor(capsys)
     assert exit_code == 1
-    assert re.search(r"does not answer \(.*refused\)", findings["mirror"][1])
+    assert re.search(r"does not answer \(.*refused\)", findings["source"][1])
     assert findings["Prefect"][0] == "note", "Prefect is optional"
     assert f"http://{address}/api does not answer" in findings["Prefect"][1]
 
@@ -475,7 +480,7 @@ def test_a_gpu_or_the_reason_why_tensorflow_finds_none(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_the_command_in_a_new_process(root: Path, full_run: Params) -> None:
-    write(root, FULL | {"mirror": "doodles", "device": "gpu"})
+    write(root, FULL | {"source": "doodles", "device": "gpu"})
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
     process = subprocess.run(
         [sys.executable, "-m", "pipeline", "doctor"], capture_output=True, text=True, env=environment, check=False

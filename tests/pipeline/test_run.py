@@ -1,4 +1,4 @@
-"""The command `run`: its profiles, overrides and mirror, and the errors before a stage starts.
+"""The command `run`: its profiles, overrides and source, and the errors before a stage starts.
 
 Runs with DVC are in tests/pipeline/dvc.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline import run_settings, server
-from pipeline.__main__ import main
+from pipeline.__main__ import main, parser
 from stages import params
 from stages.common.errors import SettingsError
 from stages.quickdraw import labels
@@ -59,8 +59,8 @@ def test_the_profile_post_is_the_published_recipe() -> None:
         ("classes=[]", "classes", []),
         ("num_resnet=1,2,3", "num_resnet", "1,2,3"),  # rejected later, with the other values that are not numbers
         ("num_resnet=", "num_resnet", None),
-        ("mirror=/a b, c=d/[e]{f}: #g'\"\\${h}", "mirror", "/a b, c=d/[e]{f}: #g'\"\\${h}"),
-        ("mirror=", "mirror", ""),
+        ("source=/a b, c=d/[e]{f}: #g'\"\\${h}", "source", "/a b, c=d/[e]{f}: #g'\"\\${h}"),
+        ("source=", "source", ""),
     ],
 )
 def test_override_values_are_parsed_like_params_yaml(text: str, key: str, value: Any) -> None:
@@ -73,6 +73,7 @@ def test_override_values_are_parsed_like_params_yaml(text: str, key: str, value:
         ("num_resnet", "-S num_resnet; expected: -S key=value"),
         ("=3", "-S =3; expected: -S key=value"),
         ("num_resnt=3", "-S num_resnt=3: num_resnt is not a setting. Did you mean 'num_resnet'?"),
+        ("mirror=../x", "-S mirror=../x: mirror is no longer a setting: give its value to source"),
         ("classes=[cat", "-S classes=[cat, line 1: not YAML: "),
     ],
 )
@@ -90,6 +91,9 @@ def test_invalid_overrides_are_rejected(text: str, message: str) -> None:
         ("sub/../drawings", "./drawings"),
         ("doodles", "doodles"),
         ("./doodles", "./doodles"),
+        ("digits", "digits"),
+        ("./digits", "./digits"),
+        ("tfds:quickdraw_bitmap", "tfds:quickdraw_bitmap"),
         ("./auto", "./auto"),
         ("/srv/drawings", "/srv/drawings"),
         ("https://host/a b", "https://host/a b"),
@@ -97,12 +101,12 @@ def test_invalid_overrides_are_rejected(text: str, message: str) -> None:
         ("", ""),
     ],
 )
-def test_a_mirror_is_made_relative_to_the_root(argument: str, setting: str) -> None:
+def test_a_folder_is_made_relative_to_the_root(argument: str, setting: str) -> None:
     root = Path("/home/person/project")
     assert run_settings.resolve_source(argument, root, root) == setting
 
 
-def test_a_relative_mirror_is_relative_to_the_current_folder() -> None:
+def test_a_relative_folder_is_relative_to_the_current_folder() -> None:
     root = Path("/home/person/project")
     assert run_settings.resolve_source("drawings", root / "reports", root) == "reports/drawings"
     assert run_settings.resolve_source("../drawings", root / "reports", root) == "./drawings"
@@ -211,7 +215,7 @@ def test_an_update_of_params_yaml_preserves_comments_and_other_lines(
     run_settings.update_params_file(path, params.read(path), FULL)
     before = path.read_text(encoding="utf-8")
     mirror = "../my drawings, [all]: #1 'and' \"more\" " + "long " * 40
-    changes = {"mirror": mirror, "learning_rate": 2e-5, "prefetch": True, "classes": ["yes", "The Eiffel Tower"]}
+    changes = {"source": mirror, "learning_rate": 2e-5, "prefetch": True, "classes": ["yes", "The Eiffel Tower"]}
     run_settings.update_params_file(path, FULL, FULL | changes)
 
     after = path.read_text(encoding="utf-8")
@@ -264,7 +268,7 @@ WHOLE = "expected: a whole number from 1 to 20"
         (["-S", "num_resnet=1,2,3"], f"the settings of this run: num_resnet is '1,2,3'; {WHOLE}"),
         (["-S", "num_resnt=3"], "-S num_resnt=3: num_resnt is not a setting. Did you mean 'num_resnet'?"),
         (
-            ["-S", "classes=[bee, bycicle]", "--mirror", "doodles"],
+            ["-S", "classes=[bee, bycicle]", "--source", "doodles"],
             "the settings of this run: classes: 'bycicle' is not a class of Quick, Draw!. Did you mean 'bicycle'?",
         ),
         (
@@ -276,8 +280,9 @@ WHOLE = "expected: a whole number from 1 to 20"
             "the settings of this run: classes: 'bee' is listed twice; list each class once",
         ),
         (
-            ["--profile", "quick", "--mirror", ""],
-            "the settings of this run: mirror is ''; expected: a URL, a folder, or doodles",
+            ["--profile", "quick", "--source", ""],
+            "the settings of this run: source is ''; expected: a URL, a folder, tfds:quickdraw_bitmap, doodles or "
+            "digits",
         ),
     ],
 )  # fmt: skip
@@ -288,6 +293,17 @@ def test_an_invalid_setting_runs_no_stage(
     assert capfd.readouterr() == ("", f"error: {message}\n")
     assert fake_project.git(repository, "status", "--porcelain") == ""
     assert not (repository / "data").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "serve"])
+def test_the_former_option_mirror_works_and_says_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parser().parse_args([command, "--source", "auto", "--mirror", "../x"]).source == "../x"
+    assert capsys.readouterr().err == "--mirror is now called --source, and MIRROR of `make run` SOURCE\n"
+    assert parser().parse_args([command, "--mirror", "../x", "--source", "doodles"]).source == "doodles"
+    with pytest.raises(SystemExit):
+        parser().parse_args([command, "--help"])
+    help_text = capsys.readouterr().out
+    assert "--source SOURCE" in help_text and "mirror" not in help_text
 
 
 def test_an_invalid_params_yaml_runs_no_stage(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -137,9 +137,9 @@ def test_metrics_of_another_judge_are_not_compared(root: Path) -> None:
 
 def test_long_values_and_many_settings_are_cut(root: Path) -> None:
     last = finish_run(root)
-    name = finish_run(root, mirror="/srv/" + "long/" * 10, num_resnet=1, num_filters=8, epochs=1, batch_size=2, seed=1)
+    name = finish_run(root, source="/srv/" + "long/" * 10, num_resnet=1, num_filters=8, epochs=1, batch_size=2, seed=1)
     [first, *_] = summary.describe_changes(root, name, None)
-    changes = "mirror, num_resnet 5 → 1, num_filters 128 → 8, epochs 10 → 1, and 2 more"
+    changes = "source, num_resnet 5 → 1, num_filters 128 → 8, epochs 10 → 1, and 2 more"
     assert first == f"compared with the last run, {last} ({changes}):"
 
 
@@ -188,7 +188,7 @@ def test_a_run_is_described_in_sentences(root: Path) -> None:
         "The model needs 1.600 bits for a pixel of real drawings that it has not seen; stored without a model, a pixel "
         "takes 8.",
     ]
-    finish_run(root, mirror="doodles")
+    finish_run(root, source="doodles")
     assert all("stand-in drawings" in sentence for sentence in summary.describe_run(root))
 
 

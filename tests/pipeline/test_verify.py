@@ -25,7 +25,7 @@ def workspace(full_run: Params, tmp_path_factory: pytest.TempPathFactory) -> tup
     root = tmp_path_factory.mktemp("repository")
     fake_project.write(root)
     settings = full_run.model_copy(
-        update={"mirror": "my drawings", "classes": test_report.NAMES, "eval_samples_per_class": 8}
+        update={"source": "my drawings", "classes": test_report.NAMES, "eval_samples_per_class": 8}
     )
     test_report.write_inputs(root, settings, test_report.LABELS, test_report.drawings)
     with pytest.MonkeyPatch.context() as patch:

@@ -38,7 +38,7 @@ def test_main_receives_the_settings_of_the_current_folder() -> None:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (StageError("mirror: no such folder"), 1, "error: mirror: no such folder"),
+        (StageError("source: no such folder"), 1, "error: source: no such folder"),
         (SettingsError("seed is -1"), 2, "error: seed is -1"),
         (OSError(errno.ENOSPC, "No space left on device", "a/b.npy"), 1, "error: a/b.npy: No space left on device"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device"),

@@ -20,7 +20,7 @@ from tests.settings import ROOT, write
 pytestmark = pytest.mark.slow
 
 TINY = {
-    "mirror": "doodles",
+    "source": "doodles",
     "classes": ["bee", "sea turtle", "tree"],
     "num_drawings": 2000,
     "num_resnet": 1,

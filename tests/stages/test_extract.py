@@ -18,8 +18,8 @@ def settings(full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Settings for a small mirror; the current folder is a temporary one with that mirror."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    make_mirror(tmp_path / "mirror")
-    return full_run.model_copy(update={"mirror": "mirror", "num_drawings": 200})
+    make_mirror(tmp_path / "drawings")
+    return full_run.model_copy(update={"source": "drawings", "num_drawings": 200})
 
 
 def test_the_index_has_one_row_per_drawing_in_order(settings: Params) -> None:
@@ -44,14 +44,14 @@ def test_the_index_has_one_row_per_drawing_in_order(settings: Params) -> None:
     [
         ("all", ""),
         (460, ""),
-        (461, "WARNING: num_drawings is 461, but the mirror has only 460 drawings: this run uses all that there are\n"),
+        (461, "WARNING: num_drawings is 461, but the source has only 460 drawings: this run uses all that there are\n"),
         (
             40_000,
-            "WARNING: num_drawings is 40,000, but the mirror has only 460 drawings: this run uses all that there are\n",
+            "WARNING: num_drawings is 40,000, but the source has only 460 drawings: this run uses all that there are\n",
         ),
     ],
 )
-def test_a_mirror_with_fewer_drawings_gives_all_of_them(
+def test_a_source_with_fewer_drawings_gives_all_of_them(
     settings: Params, number: object, warning: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extract.main(settings.model_copy(update={"num_drawings": number}))
@@ -74,7 +74,7 @@ def test_prefetch_writes_the_pixels_of_all_drawings(settings: Params) -> None:
     assert np.array_equal(images.reshape(200, 784), expected)
 
 
-def test_a_relative_mirror_starts_at_the_root_of_the_repository(
+def test_a_relative_folder_starts_at_the_root_of_the_repository(
     settings: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "copy").mkdir()
@@ -85,29 +85,29 @@ def test_a_relative_mirror_starts_at_the_root_of_the_repository(
 
 
 def truncate() -> None:
-    file = Path("mirror/bee.npy")
+    file = Path("drawings/bee.npy")
     file.write_bytes(file.read_bytes()[:-100])
 
 
 def write_pickle() -> None:
-    np.save("mirror/bee.npy", np.array([{"code": "run"}]), allow_pickle=True)
+    np.save("drawings/bee.npy", np.array([{"code": "run"}]), allow_pickle=True)
 
 
 def write_wrong_shape() -> None:
-    np.save("mirror/bee.npy", np.zeros((3, 28, 280), np.uint8))
+    np.save("drawings/bee.npy", np.zeros((3, 28, 280), np.uint8))
 
 
 def write_wrong_type() -> None:
-    np.save("mirror/bee.npy", np.zeros((3, 784), np.float32))
+    np.save("drawings/bee.npy", np.zeros((3, 784), np.float32))
 
 
-def remove_mirror() -> None:
-    Path("mirror").rename("elsewhere")
+def remove_folder() -> None:
+    Path("drawings").rename("elsewhere")
 
 
 def empty_files() -> None:
     for name in COUNTS:
-        np.save(f"mirror/{name}.npy", np.empty((0, 784), np.uint8))
+        np.save(f"drawings/{name}.npy", np.empty((0, 784), np.uint8))
 
 
 def do_nothing() -> None:
@@ -117,14 +117,13 @@ def do_nothing() -> None:
 @pytest.mark.parametrize(
     ("damage", "changes", "code", "message"),
     [
-        (empty_files, {}, 1, "mirror: it holds no drawings"),
-        (do_nothing, {"mirror": "~nosuchuser/x"}, 2, "mirror: ~nosuchuser/x is in the home folder of an unknown user"),
-        (do_nothing, {"source": "tfds", "data_dir": "~nosuchuser"}, 2, "data_dir: ~nosuchuser is in the home folder"),
-        (remove_mirror, {}, 1, "mirror: the folder mirror does not exist"),
-        (truncate, {}, 1, "mirror: mirror/bee.npy is cut short: 94,108 bytes, where its header says 120 drawings"),
-        (write_pickle, {}, 1, "mirror: mirror/bee.npy holds pickled objects"),
-        (write_wrong_shape, {}, 1, "mirror: mirror/bee.npy has the shape (3, 28, 280); drawings are (N, height, "),
-        (write_wrong_type, {}, 1, "mirror: mirror/bee.npy holds values of type <f4; drawings are uint8"),
+        (empty_files, {}, 1, "source: it holds no drawings"),
+        (do_nothing, {"source": "~nosuchuser/x"}, 2, "source: ~nosuchuser/x is in the home folder of an unknown user"),
+        (remove_folder, {}, 1, "source: the folder drawings does not exist"),
+        (truncate, {}, 1, "source: drawings/bee.npy is cut short: 94,108 bytes, where its header says 120 drawings"),
+        (write_pickle, {}, 1, "source: drawings/bee.npy holds pickled objects"),
+        (write_wrong_shape, {}, 1, "source: drawings/bee.npy has the shape (3, 28, 280); drawings are (N, height, "),
+        (write_wrong_type, {}, 1, "source: drawings/bee.npy holds values of type <f4; drawings are uint8"),
     ],
 )  # fmt: skip
 def test_an_input_that_cannot_be_used_is_a_one_line_error(

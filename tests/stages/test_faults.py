@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages import command, extract, params, sample, train
+from stages import command, params, sample, train
 from stages.common import checkpoints, files
+from stages.quickdraw import selection, sources
+from stages.quickdraw.labels import PublishedFile
 from tests.full_disk import fill, tmpfs
 from tests.settings import write
 from tests.stages import tiny_run
@@ -277,17 +279,24 @@ def test_a_missing_damaged_or_unreadable_input(
 @pytest.mark.parametrize("source", ["a folder", "doodles", "prefetched", "tfds"])
 @pytest.mark.parametrize("row", [10**9, -1])
 def test_an_index_with_a_row_that_does_not_exist(
-    source: str, row: int, settings: params.Params, workspace: Path, fails: Fails, tmp_path: Path
+    source: str,
+    row: int,
+    settings: params.Params,
+    workspace: Path,
+    fails: Fails,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changes: dict[str, Any] = {"prefetch": source == "prefetched"}
-    if source in ("a folder", "tfds"):
-        counts = dict.fromkeys(tiny_run.CLASSES, 100)
-        mirror = make_mirror(tmp_path / "mirror", counts)
-        changes |= {"mirror": str(mirror), "num_drawings": 200}
+    counts = dict.fromkeys(tiny_run.CLASSES, 100)
+    if source == "a folder":
+        changes |= {"source": str(make_mirror(tmp_path / "mirror", counts)), "num_drawings": 200}
     if source == "tfds":
         drawings = {name: noise(name, rows) for name, rows in counts.items()}
-        prepare(tmp_path, drawings, extract.build_index(counts, 300), [300])
-        changes |= {"source": "tfds", "data_dir": str(tmp_path)}
+        prepare(tmp_path, drawings, selection.build_index(counts, 300), [300])
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+        monkeypatch.setattr(sources, "published", lambda: dict.fromkeys(counts, PublishedFile(80 + 100 * 784, "")))
+        changes |= {"source": "tfds:quickdraw_bitmap", "num_drawings": 200}
     changed = settings.model_copy(update=changes)
     write(Path(), changed.model_dump(mode="json"))
     assert command.run(tiny_run.STAGES["extract"].main, "", []) == 0

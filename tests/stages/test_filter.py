@@ -19,8 +19,8 @@ def settings(full_run: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Settings for a small mirror; extract has run in the current folder, a temporary one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    make_mirror(tmp_path / "mirror")
-    settings = full_run.model_copy(update={"mirror": "mirror", "num_drawings": 200, "classes": ("tree", "bee")})
+    make_mirror(tmp_path / "drawings")
+    settings = full_run.model_copy(update={"source": "drawings", "num_drawings": 200, "classes": ("tree", "bee")})
     extract.main(settings)
     return settings
 
@@ -50,7 +50,7 @@ def test_prefetched_pixels_are_used_and_are_identical(settings: Params) -> None:
     stage.main(settings)
     before = read()
     extract.main(settings.model_copy(update={"prefetch": True}))
-    Path("mirror").rename("elsewhere")
+    Path("drawings").rename("elsewhere")
     stage.main(settings)
     assert read()[0].equals(before[0])
     assert np.array_equal(read()[1], before[1])
@@ -102,15 +102,15 @@ CHOOSE = (
 @pytest.mark.parametrize(
     ("classes", "number", "message"),
     [
-        (("bee", "zoro"), 200, f"'zoro' is not a class of the mirror. Did you mean 'zorro'? {CHOOSE}"),
-        (("bee", "airplane"), 200, f"'airplane' is not a class of the mirror. {CHOOSE}"),
-        (("sun", "bee", "zoro", "cat"), 200, "'sun', 'zoro' and 'cat' are not classes of the mirror. "
+        (("bee", "zoro"), 200, f"'zoro' is not a class of the source. Did you mean 'zorro'? {CHOOSE}"),
+        (("bee", "airplane"), 200, f"'airplane' is not a class of the source. {CHOOSE}"),
+        (("sun", "bee", "zoro", "cat"), 200, "'sun', 'zoro' and 'cat' are not classes of the source. "
                                              f"Did you mean 'zorro'? {CHOOSE}"),
         (("abacus",), 2, "the index of 2 drawings has 0 of 'abacus'; expected: at least 2 of each class; raise "
-                         "num_drawings (the mirror has 30 of 'abacus' in 460 drawings)"),
-        (("abacus", "tree", "sun"), 1, f"'sun' is not a class of the mirror. {CHOOSE}. Also, the index of 1 drawing "
+                         "num_drawings (the source has 30 of 'abacus' in 460 drawings)"),
+        (("abacus", "tree", "sun"), 1, f"'sun' is not a class of the source. {CHOOSE}. Also, the index of 1 drawing "
                                        "has 0 of 'abacus', 0 of 'tree'; expected: at least 2 of each class; raise "
-                                       "num_drawings (the mirror has 30 of 'abacus', 110 of 'tree' in 460 drawings)"),
+                                       "num_drawings (the source has 30 of 'abacus', 110 of 'tree' in 460 drawings)"),
     ],
 )  # fmt: skip
 def test_a_class_without_enough_drawings_is_a_one_line_error(
@@ -127,13 +127,13 @@ def test_a_class_without_enough_drawings_is_a_one_line_error(
 def test_one_drawing_of_a_class_is_not_enough(settings: Params) -> None:
     index = pd.DataFrame({"name": pd.Categorical(["bee", "tree", "tree"])})
     with pytest.raises(StageError, match="the index of 3 drawings has 1 of 'bee'; expected: at least 2"):
-        stage.check_classes(("tree", "bee"), index, Folder(Path("mirror")))
+        stage.check_classes(("tree", "bee"), index, Folder(Path("drawings")))
 
 
 def test_a_class_of_one_drawing_needs_more_drawings_in_the_mirror(settings: Params, tmp_path: Path) -> None:
     mirror = Folder(make_mirror(tmp_path / "small", {"bee": 1, "tree": 5, "sun": 0}))
     index = pd.DataFrame({"name": pd.Categorical(["bee", "tree", "tree", "tree", "tree", "tree"])})
-    message = "^classes: the mirror has 1 of 'bee', 0 of 'sun'; expected: at least 2 of each class; add drawings, or"
+    message = "^classes: the source has 1 of 'bee', 0 of 'sun'; expected: at least 2 of each class; add drawings, or"
     with pytest.raises(StageError, match=message):
         stage.check_classes(("tree", "bee", "sun"), index, mirror)
 
@@ -161,12 +161,12 @@ def test_drawings_that_nothing_can_learn_from_are_a_one_line_error(
     settings: Params, prefetch: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("bee", "tree"):
-        np.save(f"mirror/{name}.npy", noise(name, COUNTS[name]) // 255)
+        np.save(f"drawings/{name}.npy", noise(name, COUNTS[name]) // 255)
     extract.main(settings.model_copy(update={"prefetch": prefetch}))
     write(Path(), settings.model_dump(mode="json"))
     assert command.run(stage.main, stage.__doc__, []) == 1
     assert capsys.readouterr().err == (
-        "error: mirror: no pixel of all classes is above 1, where paper is 0 and ink is 255; convert the files: "
+        "error: source: no pixel of all classes is above 1, where paper is 0 and ink is 255; convert the files: "
         "python -m pipeline import WHAT FOLDER\n"
     )
     assert not Path("data/filter").exists()
@@ -177,15 +177,15 @@ def test_suspicious_drawings_are_a_warning_and_are_written_unchanged(
 ) -> None:
     monkeypatch.setattr(stage, "BLOCK", 7)
     inverted = 255 - noise("tree", COUNTS["tree"]) // 4
-    np.save("mirror/tree.npy", inverted)
-    np.save("mirror/bee.npy", noise("bee", COUNTS["bee"]) // 4)
+    np.save("drawings/tree.npy", inverted)
+    np.save("drawings/bee.npy", noise("bee", COUNTS["bee"]) // 4)
     stage.main(settings)
     table, images = read()
     chosen = (table["name"] == "tree").to_numpy()
     assert np.array_equal(images[chosen].reshape(-1, 784), inverted[table["row"].to_numpy()[chosen]])
     messages = capsys.readouterr().err.splitlines()
     assert [message for message in messages if message.startswith("WARNING")] == [
-        "WARNING: mirror: 100% of the paper of 'tree' is ink, and people's drawings have 5% to 29%; if they are dark "
+        "WARNING: source: 100% of the paper of 'tree' is ink, and people's drawings have 5% to 29%; if they are dark "
         "on light, invert them: python -m pipeline import WHAT FOLDER --invert"
     ]
 
@@ -197,7 +197,7 @@ def test_pictures_in_colour_are_learned_from_as_they_are(settings: Params) -> No
     for name, array in colours.items():
         np.save(f"mine/{name}.npy", array)
     for prefetch in (False, True):
-        own = settings.model_copy(update={"mirror": "mine", "classes": ("cat", "dog"), "prefetch": prefetch})
+        own = settings.model_copy(update={"source": "mine", "classes": ("cat", "dog"), "prefetch": prefetch})
         extract.main(own)
         stage.main(own)
         table, images = read()
@@ -216,7 +216,7 @@ def test_filter_before_extract_is_a_one_line_error(settings: Params, capsys: pyt
 def test_the_pixels_of_real_drawings_are_unchanged(
     settings: Params, real_mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings.model_copy(update={"mirror": str(real_mirror), "num_drawings": 2000, "classes": ("bee", "sun")})
+    settings = settings.model_copy(update={"source": str(real_mirror), "num_drawings": 2000, "classes": ("bee", "sun")})
     extract.main(settings)
     stage.main(settings)
     table, images = read()

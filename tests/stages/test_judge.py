@@ -105,7 +105,7 @@ def test_the_judge_is_not_trained_on_held_out_drawings(
     data = bars_and_rings(40, 4)
     heldout = np.arange(40) % 4 == 3
     settings = full_run.model_copy(
-        update={"mirror": "x", "classes": ("bar", "ring"), "judge_steps": 1, "device": "cpu"}
+        update={"source": "x", "classes": ("bar", "ring"), "judge_steps": 1, "device": "cpu"}
     )
     monkeypatch.chdir(tmp_path)
     write(tmp_path, settings.model_dump(mode="json"))

@@ -11,7 +11,10 @@ from stages.quickdraw.labels import BUCKET
 from tests.settings import FULL, ROOT
 
 NOT_TEXT = 'not text; put such names in quotes, as in classes=["1", "2"]'
-INVALID_ADDRESS = "mirror: the part after {}:// is not an address; expected: a URL, a folder, or doodles"
+INVALID_ADDRESS = (
+    "source: the part after {}:// is not an address; expected: "
+    "a URL, a folder, tfds:quickdraw_bitmap, doodles or digits"
+)
 
 
 def message(changes: dict[str, Any]) -> str:
@@ -23,7 +26,7 @@ def message(changes: dict[str, Any]) -> str:
 
 def test_the_committed_params_yaml_has_the_full_run(full_run: Params) -> None:
     assert full_run.num_drawings == 500_000
-    assert full_run.mirror == BUCKET
+    assert full_run.source == BUCKET
     assert len(full_run.classes) == 20
     expected = {"num_resnet": 5, "num_hierarchies": 3, "num_filters": 128, "num_logistic_mix": 5}
     expected |= {"epochs": 10, "samples_per_class": 8}
@@ -70,28 +73,28 @@ def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
         ({"prefetch": "yes"}, "prefetch is 'yes'; expected: true or false"),
         ({"prefetch": 1}, "prefetch is 1; expected: true or false"),
         ({"device": "tpu"}, "device is 'tpu'; expected: auto, gpu or cpu"),
-        ({"mirror": ""}, "mirror is ''; expected: a URL, a folder, or doodles"),
-        ({"mirror": 5}, "mirror is 5; expected: a URL, a folder, or doodles"),
-        ({"mirror": "htps://host/x"}, "mirror: htps:// is not supported; expected: https, http, gs, s3 or file"),
-        ({"mirror": "https://[x"}, INVALID_ADDRESS.format("https")),
-        ({"mirror": "https://"}, INVALID_ADDRESS.format("https")),
-        ({"mirror": "https://me:pass[word@host/x"}, INVALID_ADDRESS.format("https")),
-        ({"mirror": "https://host:abc/x"}, INVALID_ADDRESS.format("https")),
-        ({"mirror": "https://host:99999/x"}, INVALID_ADDRESS.format("https")),
-        ({"mirror": "http://a..b/x"}, INVALID_ADDRESS.format("http")),
-        ({"mirror": "gs://"}, INVALID_ADDRESS.format("gs")),
-        ({"mirror": "file://[x"}, INVALID_ADDRESS.format("file")),
-        ({"mirror": "file:///a%00b"}, INVALID_ADDRESS.format("file")),
+        ({"source": ""}, "source is ''; expected: a URL, a folder, tfds:quickdraw_bitmap, doodles or digits"),
+        ({"source": 5}, "source is 5; expected: a URL, a folder, tfds:quickdraw_bitmap, doodles or digits"),
+        ({"source": "htps://host/x"}, "source: htps:// is not supported; expected: https, http, gs, s3 or file"),
+        ({"source": "https://[x"}, INVALID_ADDRESS.format("https")),
+        ({"source": "https://"}, INVALID_ADDRESS.format("https")),
+        ({"source": "https://me:pass[word@host/x"}, INVALID_ADDRESS.format("https")),
+        ({"source": "https://host:abc/x"}, INVALID_ADDRESS.format("https")),
+        ({"source": "https://host:99999/x"}, INVALID_ADDRESS.format("https")),
+        ({"source": "http://a..b/x"}, INVALID_ADDRESS.format("http")),
+        ({"source": "gs://"}, INVALID_ADDRESS.format("gs")),
+        ({"source": "file://[x"}, INVALID_ADDRESS.format("file")),
+        ({"source": "file:///a%00b"}, INVALID_ADDRESS.format("file")),
         ({"classes": []}, "classes is empty; expected: a list of one or more class names"),
         ({"classes": "bee"}, "classes is 'bee'; expected: a list of one or more class names"),
         ({"classes": ["bee", 5]}, f"classes: 5 is {NOT_TEXT}"),
         ({"classes": [1, 2]}, f"classes: 1, 2 are {NOT_TEXT}"),
         ({"classes": [True, None, 1.5, "bee", ["sun"]]}, f"classes: True, None, 1.5, ['sun'] are {NOT_TEXT}"),
-        ({"mirror": "mine", "classes": ["\u00e9clair", "e\u0301clair"]}, "classes: '\u00e9clair' is listed twice; "
+        ({"source": "mine", "classes": ["\u00e9clair", "e\u0301clair"]}, "classes: '\u00e9clair' is listed twice; "
                                                                          "list each class once"),
         ({"classes": ["bee", "sun", "bee"]}, "classes: 'bee' is listed twice; list each class once"),
         ({"classes": ["../bee"]}, "classes: '../bee' cannot be the name of a class, which must be a valid file name"),
-        ({"mirror": "mine", "classes": ["my:dog"]}, "classes: 'my:dog' cannot be the name of a class, which must "
+        ({"source": "mine", "classes": ["my:dog"]}, "classes: 'my:dog' cannot be the name of a class, which must "
                                                     "be a valid file name"),
         ({"classes": ["bee", "bycicle"]}, "classes: 'bycicle' is not a class of Quick, Draw!. Did you mean 'bicycle'?"),
         ({"classes": ["bycicle", "bee", "qqqqqqq"]}, "classes: 'bycicle' and 'qqqqqqq' are not classes of Quick, "
@@ -100,11 +103,18 @@ def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
                                       "'sea turtle'?"),
         ({"classes": ["Bee"]}, "classes: 'Bee' is not a class of Quick, Draw!. Did you mean 'bee'?"),
         ({"classes": ["qqqqqqq"]}, "classes: 'qqqqqqq' is not a class of Quick, Draw!."),
-        ({"mirror": "doodles", "classes": ["tre"]}, "classes: 'tre' is not a class of Quick, Draw!. Did you mean "
+        ({"source": "doodles", "classes": ["tre"]}, "classes: 'tre' is not a class of Quick, Draw!. Did you mean "
                                                     "'tree'?"),
         ({"num_resnt": 5}, "num_resnt is not a setting. Did you mean 'num_resnet'?"),
         ({"xyzzy": 5}, "xyzzy is not a setting."),
         ({7: 5}, "7 is not a setting."),
+        ({"mirror": "../drawings"}, "mirror is no longer a setting: give its value to source"),
+        ({"data_dir": "x"}, "data_dir is no longer a setting: set source to tfds:quickdraw_bitmap, and the environment "
+                            "variable TFDS_DATA_DIR to the folder"),
+        ({"source": "mirror"}, "source: 'mirror' has another meaning than before; set it to the URL or the folder, or "
+                               "./mirror for a folder"),
+        ({"source": "tfds"}, "source: 'tfds' has another meaning than before; set it to tfds:quickdraw_bitmap, or "
+                             "./tfds for a folder"),
     ],
 )  # fmt: skip
 def test_an_error_names_the_key_the_value_and_what_is_expected(changes: dict[str, Any], expected: str) -> None:
@@ -138,31 +148,31 @@ def test_a_whole_number_can_have_an_exponent() -> None:
     assert isinstance(drawings, int)
 
 
-def test_all_drawings_of_the_mirror() -> None:
+def test_all_drawings_of_the_source() -> None:
     assert params.check(FULL | {"num_drawings": "all"}, "").num_drawings == "all"
 
 
 def test_class_names_have_one_form_of_unicode() -> None:
     decomposed, composed = "e\u0301clair", "\u00e9clair"
-    assert params.check(FULL | {"mirror": "mine", "classes": [decomposed]}, "").classes == (composed,)
-    assert params.parse(f"mirror: {decomposed}\nclasses: [{decomposed}, 1]", "") == {
-        "mirror": decomposed,  # a folder has the name that it has
+    assert params.check(FULL | {"source": "mine", "classes": [decomposed]}, "").classes == (composed,)
+    assert params.parse(f"source: {decomposed}\nclasses: [{decomposed}, 1]", "") == {
+        "source": decomposed,  # a folder has the name that it has
         "classes": [composed, 1],
     }
 
 
 def test_a_folder_can_have_other_classes() -> None:
-    settings = params.check(FULL | {"mirror": "my drawings", "classes": ["grandmother", "bee"]}, "")
+    settings = params.check(FULL | {"source": "my drawings", "classes": ["grandmother", "bee"]}, "")
     assert settings.classes == ("grandmother", "bee")
 
 
 @pytest.mark.parametrize(
-    "mirror",
+    "source",
     ["https://host", "http://127.0.0.1:8080/x/", "https://[::1]/x", "https://me:word@my_host./a%20b?key=x", "gs://a/b",
      "https://münchen.example/x", "s3://arn:aws:s3:us-west-2:1:accesspoint/a", "file:///a%20b", "a [b", "/a%00b"],
 )  # fmt: skip
-def test_a_mirror_can_be_any_valid_address_or_folder(mirror: str) -> None:
-    assert params.check(FULL | {"mirror": mirror}, "").mirror == mirror
+def test_a_source_can_be_any_valid_address_or_folder(source: str) -> None:
+    assert params.check(FULL | {"source": source}, "").source == source
 
 
 def test_settings_cannot_be_changed(full_run: Params) -> None:

@@ -143,7 +143,7 @@ def write_evaluation(folder: Path, known: Sequence[tuple[int, str]], heldout: An
 
 @pytest.fixture(scope="module")
 def settings(full_run: Params) -> Params:
-    return full_run.model_copy(update={"mirror": "my drawings", "classes": NAMES, "eval_samples_per_class": 12})
+    return full_run.model_copy(update={"source": "my drawings", "classes": NAMES, "eval_samples_per_class": 12})
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +368,7 @@ def test_a_hostile_name_is_escaped(hostile: Path) -> None:
 
 def test_a_run_on_doodles_has_a_banner(finished: Path, input_files: Path, settings: Params) -> None:
     assert "stand-in" not in html(finished).partition("</style>")[2].partition("</header>")[0].lower()
-    stage.main(settings.model_copy(update={"mirror": "doodles"}))
+    stage.main(settings.model_copy(update={"source": "doodles"}))
     page = Elements(html(input_files))
     assert "A run on stand-in drawings" in page.text.partition("Drawings")[0]
     assert not [label for label in page.all("aria-label") if "real " in label]
@@ -436,7 +436,7 @@ def test_a_page_of_twenty_classes_with_eight_drawings_is_small(
 ) -> None:
     """The drawings are noise, which compresses worse than any real drawing."""
     monkeypatch.chdir(tmp_path)
-    settings = full_run.model_copy(update={"mirror": "my drawings"})
+    settings = full_run.model_copy(update={"source": "my drawings"})
     assert (len(settings.classes), settings.samples_per_class) == (20, 8)
     labels = {name: label for label, name in enumerate(settings.classes)}
     noise = np.random.default_rng(0).integers(0, 256, (140, 28, 28, 1), np.uint8)
@@ -721,7 +721,7 @@ CONTRASTS = """
 
 @pytest.mark.browser
 def test_everything_has_enough_contrast(browser: Browser, input_files: Path, settings: Params) -> None:
-    stage.main(settings.model_copy(update={"mirror": "doodles"}))  # with the banner
+    stage.main(settings.model_copy(update={"source": "doodles"}))  # with the banner
     with opened(browser, input_files / "reports/index.html") as page:
         for summary in page.locator("summary").all():
             summary.click()

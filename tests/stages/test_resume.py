@@ -24,7 +24,7 @@ WITH_CHECKPOINTS = ("train", "sample")
 KILLS = int(os.environ.get("KILLS", "1"))
 # A small run in which each stage still takes at least a second.
 SMALL = {
-    "mirror": "doodles",
+    "source": "doodles",
     "num_drawings": 1500,
     "prefetch": True,
     "classes": ("bee", "cactus", "tree"),

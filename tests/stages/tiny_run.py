@@ -25,7 +25,7 @@ def settings(full_run: params.Params) -> params.Params:
     evaluation = {"judge_steps": 10, "eval_samples_per_class": 10}
     return full_run.model_copy(
         update={
-            **{"mirror": "doodles", "classes": CLASSES, "device": "cpu", "holdout": 0.2},
+            **{"source": "doodles", "classes": CLASSES, "device": "cpu", "holdout": 0.2},
             **network,
             **training,
             **evaluation,

@@ -47,7 +47,7 @@ def dvc_command(*arguments: str) -> int:
 
 @pytest.mark.slow
 def test_a_run_from_its_arguments_to_the_report(repository: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--profile", "quick", "--mirror", "../a b, [c]: {d}"]) == 0
+    assert main(["run", "--profile", "quick", "--source", "../a b, [c]: {d}"]) == 0
     out = capfd.readouterr().out
     assert out.endswith(f"report: {repository.as_uri()}/reports/index.html\n")
     assert "my%20project" in out
@@ -58,7 +58,7 @@ def test_a_run_from_its_arguments_to_the_report(repository: Path, capfd: pytest.
     assert "Prefect" not in out and "dvc push" not in out, "no hints on what nobody has asked for"
     runs = fake_project.recorded_runs(repository)
     assert sorted(entry["stage"] for entry in runs) == sorted(["extract", "filter", "judge", *FROM_TRAIN])
-    assert {entry["settings"]["mirror"] for entry in runs} == {"../a b, [c]: {d}"}
+    assert {entry["settings"]["source"] for entry in runs} == {"../a b, [c]: {d}"}
     [name] = experiment_names(repository)
     assert name.startswith("quick-")
     assert f"saved as the experiment {name}\n" in out
@@ -77,7 +77,7 @@ def test_a_run_from_its_arguments_to_the_report(repository: Path, capfd: pytest.
     assert f"compared with the last run, {name} (num_resnet 1 → 3):\n  Class accuracy: " in out
 
     # The same profile again, which starts from the committed file: nothing is computed, and no experiment is added.
-    assert main(["run", "--profile", "quick", "--mirror", "../a b, [c]: {d}"]) == 0
+    assert main(["run", "--profile", "quick", "--source", "../a b, [c]: {d}"]) == 0
     assert fake_project.stages_run(repository) == []
     assert len(experiment_names(repository)) == 2
     assert "params.yaml: num_resnet 3 -> " in capfd.readouterr().out
@@ -118,13 +118,13 @@ def test_a_run_that_fails_before_a_stage_has_run_leaves_the_settings(
 ) -> None:
     (repository / "broken").write_text("extract")
     before = (repository / "params.yaml").read_bytes()
-    assert main(["run", "--profile", "quick", "--mirror", "doodles"]) == 1
+    assert main(["run", "--profile", "quick", "--source", "doodles"]) == 1
     assert (repository / "params.yaml").read_bytes() == before
     assert "params.yaml is as it was before this run\n" in capfd.readouterr().out
     assert fake_project.git(repository, "status", "--porcelain", "--untracked-files=no") == ""
 
     (repository / "broken").write_text("train")
-    assert main(["run", "--profile", "quick", "--mirror", "doodles"]) == 1
+    assert main(["run", "--profile", "quick", "--source", "doodles"]) == 1
     assert (repository / "params.yaml").read_bytes() != before, "dvc repro goes on from the stages that have run"
 
 
@@ -168,13 +168,13 @@ def is_running(pid: int) -> bool:
 def test_dvc_exp_run_preserves_the_comments_of_params_yaml(repository: Path) -> None:
     before = (repository / "params.yaml").read_text(encoding="utf-8").splitlines()
     assert main(["run"]) == 0
-    changes = ["-S", "learning_rate=2e-5", "-S", "classes=[cat, 'The Eiffel Tower']", "-S", "mirror=doodles"]
+    changes = ["-S", "learning_rate=2e-5", "-S", "classes=[cat, 'The Eiffel Tower']", "-S", "source=doodles"]
     set_git_identity(repository)
     assert dvc_command("exp", "run", *changes) == 0
     after = (repository / "params.yaml").read_text(encoding="utf-8").splitlines()
     assert [line for line in after if line.startswith("#")] == [line for line in before if line.startswith("#")]
     changed = {line for line in after if line not in before}
-    assert changed == {"learning_rate: 2e-05", "mirror: doodles", "- cat"}
+    assert changed == {"learning_rate: 2e-05", "source: doodles", "- cat"}
     settings = params.load(repository / "params.yaml")
     assert (settings.learning_rate, settings.classes) == (2e-5, ("cat", "The Eiffel Tower"))
 

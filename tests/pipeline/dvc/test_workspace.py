@@ -32,7 +32,7 @@ GRAPH: dict[str, Any] = {
             "deps": ["source"],
             "params": ["seed"],
             "outs": ["first"],
-            "meta": {"network": "mirror"},
+            "meta": {"network": "source"},
         },
     }
 }
@@ -79,7 +79,7 @@ def test_stages_come_after_those_whose_outputs_they_read(root: Path) -> None:
         ("left", ("first",)),
         ("last", ("left", "right")),
     ]
-    assert (stages[0].desc, stages[0].meta, stages[0].outs) == ("The first", {"network": "mirror"}, ("first",))
+    assert (stages[0].desc, stages[0].meta, stages[0].outs) == ("The first", {"network": "source"}, ("first",))
 
 
 def test_the_stages_of_the_project_come_in_the_order_of_dvc_yaml() -> None:

@@ -13,7 +13,7 @@ BASELINE = SavedRun("usual", {METRIC: 1.75, "mmd": 0.5, "recall": 0.75, "steps":
 def run(bits: float | None, name: str = "trial", **measured_with: Any) -> FinishedRun:
     metrics: dict[str, object] = {"mmd": 0.25, "recall": 0.5, "steps": 120, "judge.accuracy": 0.5} | MEASURED_WITH
     metrics |= {} if bits is None else {METRIC: bits}
-    differing: dict[str, tuple[object, object]] = {"num_resnet": (5, 3), "mirror": ("https://a|b", "*doodles*")}
+    differing: dict[str, tuple[object, object]] = {"num_resnet": (5, 3), "source": ("https://a|b", "*doodles*")}
     return FinishedRun(name, metrics | measured_with, differing=differing, report=("reports/index.html", "abc"))
 
 
@@ -75,7 +75,7 @@ def test_the_summary_has_settings_metrics_and_report() -> None:
     assert "## Changes to the committed settings\n\n| setting | before | this run |\n" in text
     assert "**better than usual by 0.25" in text
     assert "| num_resnet | 5 | 3 |" in text
-    assert "| mirror | https://a\\|b | \\*doodles\\* |" in text
+    assert "| source | https://a\\|b | \\*doodles\\* |" in text
     assert "| heldout_bits_per_dim | 1.75 | 1.5 | -0.25 |" in text
     assert "| judge.accuracy |  | 0.5 |  |" in text
     assert "`reports/index.html`, MD5 `abc`" in text
@@ -96,8 +96,8 @@ def test_a_summary_without_changes_says_so() -> None:
     ],
 )
 def test_a_value_is_escaped_as_markdown(value: str, shown: str) -> None:
-    assert f"| mirror | {shown} | doodles |" in summary(
-        FinishedRun("a", {}, differing={"mirror": (value, "doodles")}), None
+    assert f"| source | {shown} | doodles |" in summary(
+        FinishedRun("a", {}, differing={"source": (value, "doodles")}), None
     )
 
 

@@ -58,7 +58,7 @@ def test_served_deployments_of_profiles_have_the_given_mirror(tmp_path: Path) ->
     serve.write_deployments(ROOT, tmp_path / "prefect.yaml", True, "../my drawings")
     for deployment in json.loads((tmp_path / "prefect.yaml").read_text())["deployments"]:
         runs_a_profile = deployment["name"] != "workspace"
-        settings = {"settings": {"mirror": "../my drawings"}} if runs_a_profile else {}
+        settings = {"settings": {"source": "../my drawings"}} if runs_a_profile else {}
         assert deployment.get("parameters", {}).items() >= settings.items()
         assert ("settings" in deployment.get("parameters", {})) is runs_a_profile
         test_the_flow_of_a_deployment_accepts_its_parameters(deployment)
@@ -69,8 +69,8 @@ def test_serving_a_folder_that_does_not_exist_is_an_error(
 ) -> None:
     fake_project.write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert main(["serve", "--port", "9", "--mirror", "nowhere"]) == 1
-    assert capsys.readouterr().err == f"error: --mirror: the folder {tmp_path / 'nowhere'} does not exist\n"
+    assert main(["serve", "--port", "9", "--source", "nowhere"]) == 1
+    assert capsys.readouterr().err == f"error: --source: the folder {tmp_path / 'nowhere'} does not exist\n"
 
 
 def test_serving_several_work_pools_is_an_error(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository that workers clone, with committed settings that need no network."""
     root = tmp_path_factory.mktemp("origin") / "my project"
     root.mkdir()
-    fake_project.write(root, mirror="doodles")
+    fake_project.write(root, source="doodles")
     return root
 
 
@@ -117,7 +117,7 @@ def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
         nightly = next(deployment for deployment in content["deployments"] if deployment["name"] == "nightly")
         content["deployments"] = [nightly]
         nightly["schedules"] = [{"interval": 20, "active": True}]
-        nightly["parameters"]["settings"] = {"mirror": "doodles"}
+        nightly["parameters"]["settings"] = {"source": "doodles"}
 
     deploy(server, tmp_path, schedule_nightly_now)
     nightly = server.call("GET", "/deployments/name/experiment/nightly")
@@ -133,7 +133,7 @@ def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
     artifacts = server.artifacts(first)
     assert [(row["stage"], row["state"]) for row in artifacts["stages"]] == [(name, "Ran") for name in ORDER]
     assert all(row["seconds"] > 0 for row in artifacts["stages"])
-    assert "## Changes to the profile quick\n\nNone.\n" in artifacts["summary"], "the mirror is the committed one"
+    assert "## Changes to the profile quick\n\nNone.\n" in artifacts["summary"], "the source is the committed one"
     assert "reports/index.html" in artifacts["summary"]
     assert "https://reports.example/quick-" in artifacts["report"]
     logs = server.logs(first)
@@ -145,7 +145,7 @@ def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
 
     second_worker = worker("other")
     deploy(server, tmp_path)
-    parameters = {"profile": "quick", "settings": {"mirror": "doodles"}, "baseline": experiment}
+    parameters = {"profile": "quick", "settings": {"source": "doodles"}, "baseline": experiment}
     second = server.start_run("experiment/on-demand", parameters)
     run = server.wait_for_end(second)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
@@ -159,7 +159,7 @@ def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
 def test_an_ended_run_leaves_no_process_and_the_next_run_resumes(server: Server, deployed: Worker, how: str) -> None:
     slow = deployed.home / "slow"
     slow.write_text("train")
-    settings = {"mirror": "doodles", "seed": ["cancel", "SIGTERM", "SIGKILL"].index(how) + 10}
+    settings = {"source": "doodles", "seed": ["cancel", "SIGTERM", "SIGKILL"].index(how) + 10}
     flow_run = server.start_run("experiment/on-demand", {"profile": "quick", "settings": settings})
     stage = psutil.Process(int(eventually(lambda: (text := slow.read_text()) != "train" and text)))
     chain = [process for process in [stage, *stage.parents()] if process.pid != deployed.process.pid]
@@ -197,14 +197,14 @@ def test_a_sweep_runs_three_experiments_in_parallel_and_one_may_fail(
     """In a checkout, as with `python -m pipeline serve`."""
     root = tmp_path / "checkout"
     root.mkdir()
-    fake_project.write(root, mirror="doodles")
+    fake_project.write(root, source="doodles")
     started = worker(QUICKDRAW_STORE="")
 
     def run_in_checkout(content: dict[str, Any]) -> None:
         content["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
 
     deploy(server, tmp_path, run_in_checkout)
-    parameters = {"profile": "quick", "settings": {"mirror": "doodles"}, "slots": 3}
+    parameters = {"profile": "quick", "settings": {"source": "doodles"}, "slots": 3}
     first = server.start_run("sweep/sweep", parameters | {"grid": {"num_resnet": [1, 2, 3]}})
     run = server.wait_for_end(first)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
@@ -267,7 +267,7 @@ def test_a_run_from_the_command_line_is_a_flow_and_includes_a_new_stage(server: 
     """A stage that is added to dvc.yaml becomes a task, with no change in Python."""
     root = tmp_path / "my project"
     root.mkdir()
-    fake_project.write(root, mirror="doodles")
+    fake_project.write(root, source="doodles")
     graph = json.loads((root / "dvc.yaml").read_text())
     graph["stages"]["count"] = {
         "desc": "How many letters",

@@ -24,7 +24,7 @@ from stages.common.errors import SettingsError, StageError
 from tests import fake_project
 from tests.settings import FULL
 
-STAGE = dvc.Stage("train", desc="The network", after=(), outs=(), meta={"network": "mirror"})
+STAGE = dvc.Stage("train", desc="The network", after=(), outs=(), meta={"network": "source"})
 
 
 @pytest.fixture(autouse=True)
@@ -145,9 +145,9 @@ def test_a_push_is_not_retried_after_one_of_an_earlier_stage_failed(monkeypatch:
     [("https://host/a", True), ("s3://a", True), ("file:///a", False), ("../a", False), ("doodles", False)],
 )
 def test_a_stage_uses_the_network_if_its_source_is_a_url(source: str, expected: bool) -> None:
-    assert run_stages._uses_network(STAGE, {"mirror": source}) is expected
+    assert run_stages._uses_network(STAGE, {"source": source}) is expected
     report = dvc.Stage("report", desc="", after=(), outs=(), meta={})
-    assert not run_stages._uses_network(report, {"mirror": source})
+    assert not run_stages._uses_network(report, {"source": source})
 
 
 # --- Slots ---
@@ -292,7 +292,7 @@ def test_a_run_is_compared_with_one_of_an_earlier_commit(root: Path, tmp_path: P
     assert outcome.find_baseline(root, params.check(FULL, "").model_dump() | {"seed": 7}) is None
 
 
-DOODLES = FULL | {"mirror": "doodles"}
+DOODLES = FULL | {"source": "doodles"}
 
 
 @pytest.mark.usefixtures("saved_metrics")
@@ -306,8 +306,8 @@ def test_a_run_is_compared_with_one_on_the_same_drawings(root: Path) -> None:
         return found.name.partition(" ")[0] if found else None
 
     assert baseline(seed=2) == "quick-bucket"
-    assert baseline(seed=2, mirror="doodles") == "my-name", "whatever its name, and not the one with a change"
-    for key, value in {"mirror": "../my drawings", "num_drawings": 1, "holdout": 0.5, "classes": ["bee"]}.items():
+    assert baseline(seed=2, source="doodles") == "my-name", "whatever its name, and not the one with a change"
+    for key, value in {"source": "../my drawings", "num_drawings": 1, "holdout": 0.5, "classes": ["bee"]}.items():
         assert baseline(**{key: value}) is None
 
 
@@ -382,7 +382,7 @@ def test_the_verdict_and_the_changes_are_those_of_the_person_and_not_of_the_prof
         published.append(artifacts.summary(run, baseline))
 
     committed = params.read(root / "params.yaml")
-    save_experiment(root, "quick-1", 1.75, committed | profiles()["quick"] | {"mirror": "../my drawings"})
+    save_experiment(root, "quick-1", 1.75, committed | profiles()["quick"] | {"source": "../my drawings"})
     monkeypatch.setattr(flows, "with_watchdog", contextlib.nullcontext)
     monkeypatch.setattr(flows, "_root", lambda: root)
     monkeypatch.setattr(flows, "run_stages", lambda *_: [])
@@ -396,13 +396,13 @@ def test_the_verdict_and_the_changes_are_those_of_the_person_and_not_of_the_prof
         "read_metrics",
         lambda root, revision=None: (read_saved(root, revision) if revision else {METRIC: 1.5}) | {"heldout": "1a2b"},
     )
-    changes = Settings.model_validate({"mirror": "../my drawings", "num_resnet": 3})
+    changes = Settings.model_validate({"source": "../my drawings", "num_resnet": 3})
     state = flows.experiment.fn(profile="quick", settings=changes, name="trial")
     assert (state.message or "").startswith("better than quick-1 (")
     [summary] = published
     table = summary.partition("## Changes to the profile quick\n\n")[2].partition("\n\n")[0]
     assert table.splitlines()[2:] == [
-        f"| mirror | {FULL['mirror']} | ../my drawings |",
+        f"| source | {FULL['source']} | ../my drawings |",
         f"| num_resnet | {profiles()['quick']['num_resnet']} | 3 |",
     ]
 

@@ -54,7 +54,7 @@ def test_a_field_says_the_value_of_each_profile(form: type[BaseModel]) -> None:
 def test_what_people_change_most_is_at_the_top(form: type[BaseModel]) -> None:
     fields = form.model_json_schema()["properties"]
     order = sorted(fields, key=lambda key: fields[key]["position"])
-    assert order == ["mirror", "classes", "num_drawings", *(key for key in FULL if key not in order[:3])]
+    assert order == ["source", "classes", "num_drawings", *(key for key in FULL if key not in order[:3])]
 
 
 def test_the_settings_of_a_run_remain_required() -> None:
@@ -63,7 +63,7 @@ def test_the_settings_of_a_run_remain_required() -> None:
 
 def test_only_the_given_settings_are_changes() -> None:
     assert Settings.model_validate({}).changes() == {}
-    changes = {"num_resnet": 3, "classes": ["bee"], "prefetch": False, "mirror": "doodles"}
+    changes = {"num_resnet": 3, "classes": ["bee"], "prefetch": False, "source": "doodles"}
     assert Settings.model_validate(changes).changes() == changes
 
 

@@ -340,12 +340,12 @@ def test_the_command_ends_with_what_was_done_and_what_to_do_next(
     assert any(line.startswith("WARNING: 95% of the paper is white.") and "--invert" in line for line in lines)
     folder = tmp_path / "imported"
     assert lines[-1] == (
-        f"Learn from them: python -m pipeline run --profile quick --mirror {folder} -S 'classes=[bee, cat]'"
+        f"Learn from them: python -m pipeline run --profile quick --source {folder} -S 'classes=[bee, cat]'"
     )
     write_idx(tmp_path / "b-images-idx3-ubyte", GREY)
     write_idx(tmp_path / "b-labels-idx1-ubyte", LABELS.astype(np.uint8))
     assert main(["import", str(tmp_path / "b-images-idx3-ubyte"), str(tmp_path / "my digits")]) == 0
-    assert f"""--mirror '{tmp_path}/my digits' -S 'classes=["3", "1"]'\n""" in capsys.readouterr().out
+    assert f"""--source '{tmp_path}/my digits' -S 'classes=["3", "1"]'\n""" in capsys.readouterr().out
     content = (folder / "bee.npy").read_bytes()
     assert npy_header.parse(content, len(content)).rows == 5, "as the pipeline reads it"
     with Image.open(folder / SHEET) as sheet:

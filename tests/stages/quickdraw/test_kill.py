@@ -64,7 +64,7 @@ def test_a_fetch_killed_twenty_times_has_the_same_outputs(
         folders = {name: tmp_path / name for name in ("killed", "uninterrupted")}
         for folder in folders.values():
             folder.mkdir()
-            settings = full_run.model_copy(update=changes | {"mirror": server.address})
+            settings = full_run.model_copy(update=changes | {"source": server.address})
             write(folder, settings.model_dump(mode="json"))
 
         finish(start(folders["uninterrupted"], tmp_path / "second cache", strategy))
@@ -103,7 +103,7 @@ def test_two_concurrent_runs_fetch_each_drawing_once(full_run: Params, tmp_path:
         runs = []
         for name in ("first", "second"):
             (tmp_path / name).mkdir()
-            write(tmp_path / name, settings.model_copy(update={"mirror": server.address}).model_dump(mode="json"))
+            write(tmp_path / name, settings.model_copy(update={"source": server.address}).model_dump(mode="json"))
             runs.append(start(tmp_path / name, tmp_path / "cache", "ranges"))
         for run in runs:
             finish(run)
@@ -118,7 +118,7 @@ def test_an_interrupted_run_saves_the_rows_it_received(full_run: Params, tmp_pat
     mirror = make_mirror(tmp_path / "mirror", COUNTS)
     with Server(mirror, latency=0.05) as server:
         server.listing = True
-        changes = {"mirror": server.address, "num_drawings": 1600, "classes": ("bee", "tree")}
+        changes = {"source": server.address, "num_drawings": 1600, "classes": ("bee", "tree")}
         write(tmp_path, full_run.model_copy(update=changes).model_dump(mode="json"))
         run = start(tmp_path, tmp_path / "cache", "ranges", save_every="3600")
         while len(server.requests) < 300 and run.poll() is None:

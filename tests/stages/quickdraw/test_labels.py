@@ -44,13 +44,13 @@ def test_an_invalid_class_name_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["zoro"], "'zoro' is not a class of the mirror. Did you mean 'zorro'?"),
-        (["sun", "moon"], "'sun' and 'moon' are not classes of the mirror."),
-        (["a", "b", "zoro", "c"], "'a', 'b', 'zoro' and 'c' are not classes of the mirror."),  # another mirror's
+        (["zoro"], "'zoro' is not a class of the source. Did you mean 'zorro'?"),
+        (["sun", "moon"], "'sun' and 'moon' are not classes of the source."),
+        (["a", "b", "zoro", "c"], "'a', 'b', 'zoro' and 'c' are not classes of the source."),  # another mirror's
     ],
 )
 def test_unknown_classes_are_explained_together(names: list[str], message: str) -> None:
-    assert explain_unknown(names, ["zorro", "bee"], "the mirror") == message
+    assert explain_unknown(names, ["zorro", "bee"], "the source") == message
 
 
 def test_hidden_files_are_not_classes() -> None:
@@ -69,19 +69,19 @@ def test_hidden_files_are_not_classes() -> None:
     ],
 )
 def test_a_missing_class_names_the_file_that_was_probably_meant(stem: str) -> None:
-    explanation = explain_unknown(["sea turtle"], ["bee", "turtle", stem], "the mirror")
-    assert explanation == (f"'sea turtle' is not a class of the mirror. Rename '{stem}.npy' to 'sea turtle.npy'.")
+    explanation = explain_unknown(["sea turtle"], ["bee", "turtle", stem], "the source")
+    assert explanation == (f"'sea turtle' is not a class of the source. Rename '{stem}.npy' to 'sea turtle.npy'.")
 
 
 def test_several_files_with_a_prefix_are_explained_by_one() -> None:
     names = ["bee", "cat", "sun", "tree"]
-    explanation = explain_unknown(names, [f"full_numpy_bitmap_{name}" for name in names], "the mirror")
+    explanation = explain_unknown(names, [f"full_numpy_bitmap_{name}" for name in names], "the source")
     assert explanation.endswith("Rename 'full_numpy_bitmap_bee.npy' to 'bee.npy', and 3 other files likewise.")
 
 
 @pytest.mark.parametrize(("name", "known"), [("shirt", "t-shirt"), ("fish", "blowfish"), ("car", "police car")])
 def test_a_class_that_ends_with_the_same_word_is_not_a_misnamed_file(name: str, known: str) -> None:
-    assert "Rename" not in explain_unknown([name], [known], "the mirror")
+    assert "Rename" not in explain_unknown([name], [known], "the source")
 
 
 def test_labels_import_neither_tensorflow_nor_tensorflow_datasets() -> None:

@@ -10,7 +10,7 @@ from tests.stages.drawings import COUNTS, make_mirror, noise
 
 
 def test_a_folder_is_counted_in_the_order_of_the_labels(tmp_path: Path) -> None:
-    mirror = sources.open_mirror("drawings", make_mirror(tmp_path / "drawings").parent)
+    mirror = sources.open_source("drawings", make_mirror(tmp_path / "drawings").parent)
     assert list(mirror.counts()) == ["bee", "sea turtle", "The Eiffel Tower", "tree", "abacus", "zorro"]
     assert mirror.counts() == COUNTS
 
@@ -18,7 +18,7 @@ def test_a_folder_is_counted_in_the_order_of_the_labels(tmp_path: Path) -> None:
 def test_an_address_is_a_folder_or_a_file_url(tmp_path: Path) -> None:
     folder = make_mirror(tmp_path / "two words", {"bee": 3})
     for address in ("two words", str(folder), folder.as_uri(), f"{folder}/"):
-        assert sources.open_mirror(address, tmp_path).counts() == {"bee": 3}
+        assert sources.open_source(address, tmp_path).counts() == {"bee": 3}
 
 
 def test_pixels_are_in_the_order_of_the_drawings(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_files_of_two_shapes_are_one_error_line(tmp_path: Path) -> None:
     with pytest.raises(StageError) as caught:
         mirrors.Folder(tmp_path).counts()
     assert str(caught.value) == (
-        f"mirror: {tmp_path / 'bee.npy'} has drawings of 28×28 pixels, grey, and {tmp_path / 'tree.npy'} of 32×32 "
+        f"source: {tmp_path / 'bee.npy'} has drawings of 28×28 pixels, grey, and {tmp_path / 'tree.npy'} of 32×32 "
         "pixels, in colour; give all of them one shape: python -m pipeline import WHAT FOLDER --size 28 --grey"
     )
     np.save(tmp_path / "bee.npy", np.zeros((3, 32, 32, 3), np.uint8))
@@ -68,10 +68,36 @@ def test_a_file_can_be_named_in_either_form_of_unicode(tmp_path: Path, file: str
 
 
 def test_doodles_are_a_mirror() -> None:
-    mirror = sources.open_mirror("doodles", Path())
+    mirror = sources.open_source("doodles", Path())
     counts = mirror.counts()
     assert {"bee", "The Eiffel Tower"} <= counts.keys()
     assert mirror.pixels(pd.DataFrame({"name": pd.Categorical(["bee", "tree"]), "row": [5, 2]})).shape == (2, 784)
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    """On its first picture, a 0, whose values are published in its documentation."""
+    mirror = sources.open_source("digits", Path())
+    assert list(mirror.counts()) == list("0123456789") and sum(mirror.counts().values()) == 1797
+    assert mirror.image_shape() == (8, 8, 1)
+    [zero, other] = mirror.pixels(pd.DataFrame({"name": pd.Categorical(["0", "1"]), "row": [0, 181]})).reshape(2, 8, 8)
+    published = [0, 0, 5, 13, 9, 1, 0, 0], [0, 0, 13, 15, 10, 15, 5, 0], [0, 3, 15, 2, 0, 11, 8, 0]
+    assert np.array_equal(zero[:3], np.rint(np.array(published) * 255 / 16))
+    assert other.max() == 255
+    with pytest.raises(StageError, match=r"^source: the class '0' of the digits holds 178 drawings, and row 178 was"):
+        mirror.pixels(pd.DataFrame({"name": pd.Categorical(["0"]), "row": [178]}))
+
+
+def test_the_dataset_of_the_bucket_is_read_where_tensorflow_datasets_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = r"^source: {} holds no prepared quickdraw_bitmap 3.0.0; set TFDS_DATA_DIR to the data directory of"
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(StageError, match=message.format(tmp_path)):
+        sources.open_source("tfds:quickdraw_bitmap", Path())
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(StageError, match=message.format(tmp_path / "home" / "tensorflow_datasets")):
+        sources.open_source("tfds:quickdraw_bitmap", Path())
 
 
 def test_an_invalid_folder_is_one_error_line(tmp_path: Path) -> None:
@@ -80,25 +106,25 @@ def test_an_invalid_folder_is_one_error_line(tmp_path: Path) -> None:
             mirrors.Folder(path).counts()
         return str(caught.value)
 
-    assert error_of(tmp_path / "none") == f"mirror: the folder {tmp_path / 'none'} does not exist"
+    assert error_of(tmp_path / "none") == f"source: the folder {tmp_path / 'none'} does not exist"
     remedy = "convert pictures: python -m pipeline import WHAT FOLDER"
     (tmp_path / ".DS_Store").touch()
-    assert error_of(tmp_path) == f"mirror: {tmp_path} holds no <class>.npy; {remedy}"
+    assert error_of(tmp_path) == f"source: {tmp_path} holds no <class>.npy; {remedy}"
     (tmp_path / "pictures").mkdir()
     for name in ("a.png", "b.png", "c.png", "notes.txt", "x.npz"):
         (tmp_path / "pictures" / name).touch()
-    assert error_of(tmp_path) == f"mirror: {tmp_path} holds no <class>.npy, but 'pictures'; {remedy}"
+    assert error_of(tmp_path) == f"source: {tmp_path} holds no <class>.npy, but 'pictures'; {remedy}"
     assert error_of(tmp_path / "pictures") == (
-        f"mirror: {tmp_path / 'pictures'} holds no <class>.npy, but 'a.png', 'b.png', 'c.png', 'notes.txt' "
+        f"source: {tmp_path / 'pictures'} holds no <class>.npy, but 'a.png', 'b.png', 'c.png', 'notes.txt' "
         f"and 'x.npz'; {remedy}"
     )
     (tmp_path / "bee.npy").write_bytes(b"")
     file = tmp_path / "bee.npy"
-    assert error_of(file) == f"mirror: {file} is not a folder; set mirror to a folder or a URL"
-    assert error_of(tmp_path) == f"mirror: {tmp_path / 'bee.npy'} is empty; copy or download the file again"
+    assert error_of(file) == f"source: {file} is not a folder; set source to a folder or a URL"
+    assert error_of(tmp_path) == f"source: {tmp_path / 'bee.npy'} is empty; copy or download the file again"
     (tmp_path / "bee.npy").unlink()
     (tmp_path / "bee.npy").mkdir()
-    assert error_of(tmp_path) == f"mirror: {tmp_path / 'bee.npy'} is not a file"
+    assert error_of(tmp_path) == f"source: {tmp_path / 'bee.npy'} is not a file"
     (tmp_path / "bee.npy").rmdir()
     (tmp_path / "a\tb.npy").write_bytes(b"")
     assert "cannot be the name of a class" in error_of(tmp_path)

@@ -13,7 +13,9 @@ import pytest
 from stages import extract
 from stages import filter as filter_stage
 from stages.params import Params
-from stages.quickdraw.labels import labels
+from stages.quickdraw import sources
+from stages.quickdraw.labels import PublishedFile, labels
+from stages.quickdraw.mirrors import Folder
 from tests.stages.drawings import noise
 from tests.stages.quickdraw.server import Server
 
@@ -83,7 +85,7 @@ def data_dir(request: pytest.FixtureRequest, reference: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("source", ["mirror", "tfds"])
+@pytest.mark.parametrize("source", ["URL", "tfds:quickdraw_bitmap"])
 def test_the_first_n_drawings_are_those_of_tensorflow_datasets(
     number: int,
     source: str,
@@ -95,10 +97,14 @@ def test_the_first_n_drawings_are_those_of_tensorflow_datasets(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    # Pixels are read from the web server, or from the prepared files; the latter need the mirror only for its counts.
-    mirror = f"{server.address}/full/numpy_bitmap" if source == "mirror" else str(server.folder / "full/numpy_bitmap")
-    changes = {"num_drawings": number, "mirror": mirror, "source": source, "data_dir": str(data_dir)}
-    settings = full_run.model_copy(update=changes | {"classes": CLASSES, "prefetch": True})
+    if source == "URL":
+        source = f"{server.address}/full/numpy_bitmap"
+    counts = Folder(server.folder / "full/numpy_bitmap").counts()
+    published_files = {name: PublishedFile(80 + 784 * rows, "") for name, rows in counts.items()}
+    monkeypatch.setattr(sources, "published", lambda: published_files)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    changes = {"num_drawings": number, "source": source, "classes": CLASSES, "prefetch": True}
+    settings = full_run.model_copy(update=changes)
     expected = np.load(data_dir / f"{number}.npz")
 
     extract.main(settings)

@@ -116,7 +116,7 @@ def test_files_of_two_shapes_on_a_server_are_one_error_line(folder: Path) -> Non
     with serve(folder) as server:
         calls: list[Callable[[Remote], object]] = [Remote.counts, lambda mirror: mirror.fetch(REQUESTED)]
         for call in calls:
-            with pytest.raises(StageError, match=r"^mirror: .*\.npy has drawings of .*, and .*\.npy of ") as caught:
+            with pytest.raises(StageError, match=r"^source: .*\.npy has drawings of .*, and .*\.npy of ") as caught:
                 call(open_mirror(server))
             assert "28×28 pixels, grey" in str(caught.value) and "32×32 pixels, in colour" in str(caught.value)
     published_files = describe_files(folder)  # as if the bucket had changed
@@ -185,7 +185,7 @@ def test_a_store_that_denies_access_to_missing_files(folder: Path) -> None:
         ):
             Remote(f"{server.address}/elsewhere", CALM).counts()
         server.misbehave = None
-        with pytest.raises(StageError, match=r"^mirror: http://[\d.:]+/elsewhere/\*.npy: no such file$"):
+        with pytest.raises(StageError, match=r"^source: http://[\d.:]+/elsewhere/\*.npy: no such file$"):
             Remote(f"{server.address}/elsewhere", CALM).counts()
 
 
@@ -462,7 +462,7 @@ def test_a_permanent_fault_is_one_error_line_and_the_next_run_resumes(
             open_mirror(server, SHORT_TIMEOUTS if "stall" in fault else CALM).fetch(REQUESTED)
         line = str(caught.value)
         assert re.search(message, line), line
-        assert line.startswith(f"mirror: {server.address}/two%20words/"), "the error does not begin with the file"
+        assert line.startswith(f"source: {server.address}/two%20words/"), "the error does not begin with the file"
         assert "\n" not in line and len(line) < 500
         match = re.search(rf"; (\d+) of {NUMBER} drawings are cached in {cache_folder}; run the same command", line)
         assert match is not None
@@ -482,9 +482,9 @@ def test_an_unreachable_server_is_an_error_within_seconds(folder: Path) -> None:
     with serve(folder) as server:
         remote_mirror = open_mirror(server)
     started = time.monotonic()
-    with pytest.raises(StageError, match=r"^mirror: http://127.0.0.1:\d+/two%20words/bee.npy: .*\(tried 3 times\)"):
+    with pytest.raises(StageError, match=r"^source: http://127.0.0.1:\d+/two%20words/bee.npy: .*\(tried 3 times\)"):
         remote_mirror.fetch({"bee": REQUESTED["bee"]})
-    with pytest.raises(StageError, match=r"^mirror: http://127.0.0.1:\d+/two%20words/\*.npy: .*\(tried 3 times\)"):
+    with pytest.raises(StageError, match=r"^source: http://127.0.0.1:\d+/two%20words/\*.npy: .*\(tried 3 times\)"):
         remote_mirror.counts()
     assert time.monotonic() - started < 5
 
@@ -496,7 +496,7 @@ def test_fetching_and_counting_have_a_deadline(folder: Path, monkeypatch: pytest
         remote_mirror = open_mirror(server, policy)
         with pytest.raises(StageError, match=r"timed out after 0.000139 hours; \d+ of 107 drawings are cached"):
             remote_mirror.fetch(REQUESTED)
-        with pytest.raises(StageError, match=r"^mirror: http://.*/two%20words/\*.npy: timed out after 0.000139 hours$"):
+        with pytest.raises(StageError, match=r"^source: http://.*/two%20words/\*.npy: timed out after 0.000139 hours$"):
             remote_mirror.counts()
 
 
@@ -506,7 +506,7 @@ def test_whole_files_are_read_from_a_server_without_ranges(folder: Path, capsys:
         assert sum(remote_mirror.counts().values()) == 390
         remote_mirror.fetch(REQUESTED)
         check_pixels(remote_mirror, REQUESTED)
-    warning = "the mirror does not support range requests, so whole files are read: about "
+    warning = "the source does not support range requests, so whole files are read: about "
     assert capsys.readouterr().err.startswith(warning)
 
 
@@ -711,7 +711,7 @@ def test_a_host_name_that_resolves_to_another_address_after_the_check(dns: FakeD
     async def connect() -> None:
         assert [address["host"] for address in await resolver.resolve("Mirror.example", 80)] == [PUBLIC]
         await resolver.resolve_target("target.example", 80)
-        with pytest.raises(PermissionError):  # although the mirror has a private address by now, too
+        with pytest.raises(PermissionError):  # although the source has a private address by now, too
             await resolver.resolve("target.example", 80)
 
     asyncio.run(connect())
@@ -771,7 +771,7 @@ def test_a_proxy_resolves_host_names_and_private_addresses_are_refused(
 def test_an_invalid_proxy_is_one_error_line(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", proxy)
     with pytest.raises(
-        StageError, match=r"^mirror: the proxy in http_proxy cannot be used; expected: an http:// or https:// URL$"
+        StageError, match=r"^source: the proxy in http_proxy cannot be used; expected: an http:// or https:// URL$"
     ):
         Remote("http://mirror.example", CALM).counts()
 
@@ -821,7 +821,7 @@ def test_rows_are_fetched_from_an_fsspec_store(store: str, strategy: str) -> Non
     remote_mirror.fetch(REQUESTED)
     check_pixels(remote_mirror, REQUESTED)
     with pytest.raises(
-        StageError, match=r"mirror: memory://store/none.npy does not exist on the server; 0 of 1 drawings"
+        StageError, match=r"source: memory://store/none.npy does not exist on the server; 0 of 1 drawings"
     ):
         remote_mirror.fetch({"none": np.array([0], np.int32)})
 
@@ -861,7 +861,7 @@ def test_a_missing_package_of_a_store_is_one_error_line(monkeypatch: pytest.Monk
         raise ImportError("Please install gcsfs to access Google Storage")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
-    with pytest.raises(StageError, match=r"^mirror: gs:// needs a package that is not installed: Please install gcsfs"):
+    with pytest.raises(StageError, match=r"^source: gs:// needs a package that is not installed: Please install gcsfs"):
         Remote("gs://somebody/drawings", CALM).counts()
 
 

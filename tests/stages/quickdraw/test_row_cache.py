@@ -139,7 +139,7 @@ def test_rows_of_another_version_are_discarded(tmp_path: Path) -> None:
     assert row_file(tmp_path).missing(rows(1, 2, 3)).tolist() == [1, 2]
     append(tmp_path, 1, version="")  # a server that reports no version
     assert row_file(tmp_path).missing(rows(1, 2, 3)).tolist() == [2]
-    with pytest.raises(StageError, match="another run has replaced it, because the file at the mirror changed"):
+    with pytest.raises(StageError, match="another run has replaced it, because the file at the source changed"):
         read(reader, 1)
     append(tmp_path, 4, version="ä" * 8000)
     append(tmp_path, 5, version="ä" * 8000)

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stages import extract
 from stages.common.errors import StageError
-from stages.quickdraw import tfds
+from stages.quickdraw import selection, tfds
 from stages.quickdraw.labels import labels, numbered
 from stages.quickdraw.mirrors import Pixels
 from stages.quickdraw.tfds import PreparedDataset
@@ -49,7 +48,7 @@ def tfrecord(records: list[bytes]) -> bytes:
 
 @pytest.fixture
 def index() -> pd.DataFrame:
-    return extract.build_index(dict(sorted(COUNTS.items())), sum(COUNTS.values()))
+    return selection.build_index(dict(sorted(COUNTS.items())), sum(COUNTS.values()))
 
 
 @pytest.fixture
@@ -146,7 +145,7 @@ GOOD = png(DRAWINGS["bee"][0])
         ),
         (
             lambda folder: change(folder, splits=[{"name": "train", "shardLengths": [9]}]),
-            r"holds 9 drawings, but the mirror holds 55",
+            r"holds 9 drawings, but the public bucket holds 55",
         ),
         (
             lambda folder: change(folder, splits=[{"name": "train", "shardLengths": [math.inf]}]),
@@ -172,8 +171,8 @@ GOOD = png(DRAWINGS["bee"][0])
         (replace_records(b"GIF89a"), r"cannot be read: not a PNG"),
         (replace_records(GOOD[:-20]), r"cannot be read: "),
         (replace_records(GOOD[:60] + bytes([GOOD[60] ^ 1]) + GOOD[61:]), r"cannot be read: a checksum does not match"),
-        (replace_records(GOOD), r"has the label 26, but at the mirror 323: they hold different drawings"),
-        (replace_records(GOOD, 344), r"has the label 344, but at the mirror \d+: they hold different drawings"),
+        (replace_records(GOOD), r"has the label 26, but in the public bucket 323: they hold different drawings"),
+        (replace_records(GOOD, 344), r"has the label 344, but in the public bucket \d+: they hold different drawings"),
     ],
 )
 def test_an_unusable_directory_is_one_error_line(
@@ -182,14 +181,14 @@ def test_an_unusable_directory_is_one_error_line(
     damage(folder)
     with pytest.raises(StageError, match=message) as caught:
         PreparedDataset(folder, COUNTS).pixels(index)
-    assert str(caught.value).startswith("data_dir: ")
+    assert str(caught.value).startswith("source: ")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("position", [55, 10**9, -1])
 def test_a_position_outside_the_dataset_is_an_error(folder: Path, index: pd.DataFrame, position: int) -> None:
     index.loc[3, "position"] = position
-    with pytest.raises(StageError, match=rf"^data_dir: .* holds 55 drawings, and row {position} was requested"):
+    with pytest.raises(StageError, match=rf"^source: .* holds 55 drawings, and row {position} was requested"):
         PreparedDataset(folder, COUNTS).pixels(index)
 
 
