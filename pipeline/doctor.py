@@ -46,7 +46,7 @@ LOW_DISK, MIN_DISK = 2e9, 1e8
 # Drawings.
 SAMPLE = 100  # of each class, whose pixels are checked
 SURELY_ENOUGH = 50  # expected of a class in the index, so that it has two of them
-MAX_HASHED = 2_000_000  # of a folder, which are put in order within two seconds
+MAX_LISTED = 2_000_000  # of a source, which are put in order within two seconds
 
 INSTALL = "pip install -c constraints.txt -e ."
 INSTALL_GPU = "pip install -c constraints.txt -e '.[gpu]'"
@@ -111,6 +111,7 @@ def run_checks(root: Path) -> Iterator[tuple[str, Finding]]:
     with contextlib.suppress(SettingsError, OSError):
         values = params.read(root / "params.yaml")
     probe = BackgroundCall(TENSORFLOW_TIMEOUT, probe_tensorflow)  # in parallel with the other checks
+    is_dataset = str(values.get("source")).startswith("tfds:")  # which TensorFlow reads
     checks: list[tuple[str, float, Callable[[], Finding]]] = [
         ("Python", CHECK_TIMEOUT, lambda: check_python(root)),
         ("packages", CHECK_TIMEOUT, check_packages),
@@ -118,7 +119,7 @@ def run_checks(root: Path) -> Iterator[tuple[str, Finding]]:
         ("Git", CHECK_TIMEOUT, lambda: check_git(root)),
         ("DVC", CHECK_TIMEOUT, lambda: check_graph(root)),
         ("remote", CHECK_TIMEOUT, lambda: check_remote(root)),
-        ("source", CHECK_TIMEOUT, lambda: check_source(values, root)),
+        ("source", TENSORFLOW_TIMEOUT if is_dataset else CHECK_TIMEOUT, lambda: check_source(values, root)),
         ("Prefect", CHECK_TIMEOUT, check_prefect),
         ("processor", CHECK_TIMEOUT, check_processor),
         ("memory", CHECK_TIMEOUT, check_memory),
@@ -398,9 +399,7 @@ def _forms(name: str) -> list[str]:
 
 def check_here(settings: params.Params, root: Path) -> Finding:
     """Check a source on this machine as extract and filter do: its files, its counts and a sample of its pixels."""
-    import numpy as np
-
-    from stages.quickdraw import npy_header, selection, sources, tfds_order
+    from stages.quickdraw import npy_header, selection, sources
 
     try:
         source = sources.open_source(settings.source, root)
@@ -411,9 +410,8 @@ def check_here(settings: params.Params, root: Path) -> Finding:
     total = sum(counts.values())
     listed = counts
     expected = min(counts.get(name, 0) for name in settings.classes) * number / total
-    if expected < SURELY_ENOUGH and number < total <= MAX_HASHED:
-        of_class = np.bincount(tfds_order.first(counts, number).group, minlength=len(counts))
-        listed = dict(zip(counts, of_class.tolist(), strict=True))
+    if expected < SURELY_ENOUGH and number < total <= MAX_LISTED:
+        listed = {str(name): count for name, count in source.index(number)["name"].value_counts().items()}
     if scarce := selection.find_scarce(settings.classes, listed):
         return Finding(Level.ERROR, f"classes: {selection.explain_scarce(scarce, number, counts)}")
     for problem in _sample_problems(source, {name: counts[name] for name in settings.classes}):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from stages import command
 from stages.common import files
-from stages.common.errors import StageError
+from stages.common.errors import StageError, list_names
 from stages.outputs import index
 from stages.outputs.dataset import FOLDER, IMAGES, TABLE
 from stages.params import Params
@@ -37,9 +37,12 @@ def main(settings: Params) -> None:
     source = sources.open_source(settings.source, files.repository_root())
     check_classes(settings.classes, drawings_index, source)
     drawings = select_classes(drawings_index, settings.classes)
-    drawings["heldout"] = choose_heldout(drawings, settings.holdout)
     prefetched = index.FOLDER / index.IMAGES
     pictures: Pictures = images.Prefetched(prefetched) if prefetched.exists() else source
+    if settings.holdout == "test":
+        drawings, pictures = add_test_split(drawings, settings.classes, source), source
+    else:
+        drawings["heldout"] = choose_heldout(drawings, settings.holdout)
     with files.atomic_folder(FOLDER) as folder:
         images.write(folder / IMAGES, drawings, pictures)
         check_pixels(folder / IMAGES, drawings)
@@ -91,6 +94,28 @@ def select_classes(index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Return the drawings of these classes, in the order of the index."""
     drawings = index[index["name"].isin(classes)].reset_index(drop=True)
     return drawings.assign(name=drawings["name"].cat.remove_unused_categories())
+
+
+def add_test_split(drawings: pd.DataFrame, classes: Sequence[str], source: Source) -> pd.DataFrame:
+    """Return the drawings and those of the source's split `test`, which are held out.
+
+    Raises:
+      StageError: the source has no such split, or no drawing of a class in it.
+    """
+    import pandas as pd
+
+    from stages.quickdraw.tfds_sets import TfdsSet
+
+    if not isinstance(source, TfdsSet):
+        raise StageError("holdout is test, but the source has no split test; set holdout to a number")
+    tests = select_classes(source.test_index(), classes)
+    if missing := [name for name in classes if not (tests["name"] == name).any()]:
+        raise StageError(
+            f"holdout is test, but the split test of {source.source} has no drawing of {list_names(missing)}; choose "
+            "other classes, or set holdout to a number"
+        )
+    both = pd.concat([drawings.assign(heldout=False), tests.assign(heldout=True)], ignore_index=True)
+    return both.assign(name=pd.Categorical(both["name"], drawings["name"].cat.categories))
 
 
 def choose_heldout(drawings: pd.DataFrame, share: float) -> pd.Series[bool]:

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from stages.common.errors import SettingsError, did_you_mean, one_line
 from stages.quickdraw.labels import BUCKET as BUCKET
-from stages.quickdraw.labels import DIGITS, TFDS, TFDS_BITMAP, check_name, explain_unknown, labels
+from stages.quickdraw.labels import DIGITS, TFDS, TFDS_BITMAP, check_name, explain_unknown, is_dataset, labels
 from stages.quickdraw.labels import DOODLES as DOODLES
 from stages.quickdraw.labels import is_folder as is_folder
 
@@ -56,23 +56,22 @@ class Params(BaseModel):
 
     source: str = Field(
         description="Where the drawings come from: a URL (https, gs, s3, file) or a folder with `<class>.npy` files; "
-        "`tfds:quickdraw_bitmap`, the same drawings as in the public bucket, prepared by TensorFlow Datasets; "
-        "`doodles`, stand-ins that the project generates, and `digits`, the 8×8 digits of scikit-learn, without a "
-        "network. A relative path starts at the root of the repository.",
+        "`tfds:NAME`, a dataset that TensorFlow Datasets has prepared: `tfds:mnist`, or `tfds:quickdraw_bitmap`, the "
+        "drawings of the public bucket; `doodles`, stand-ins that the project generates, and `digits`, the 8×8 digits "
+        "of scikit-learn, without a network. A relative path starts at the root of the repository.",
         min_length=1,
     )
     num_drawings: Annotated[int, Field(ge=1, le=2**31), BeforeValidator(_reject_bool)] | Literal["all"] = Field(
         description="Number of drawings of the source, over all its classes: the first in the fixed random order of "
-        "TensorFlow Datasets."
+        "TensorFlow Datasets, or of `tfds:NAME`, as they are stored."
     )
     prefetch: StrictBool = Field(
         description="Whether extract fetches the pixels of all these drawings, not only those of the chosen classes; "
         "from the public bucket, 500,000 drawings are 500,000 requests and 0.4 GB."
     )
-    holdout: FloatSetting = Field(
-        description="Share of each class's drawings that is held out from training, to measure the likelihood on.",
-        ge=0.01,
-        le=0.5,
+    holdout: Annotated[float, Field(ge=0.01, le=0.5), BeforeValidator(_reject_bool)] | Literal["test"] = Field(
+        description="Share of each class's drawings that is held out from training, to measure the likelihood on; "
+        "`test` holds out the split `test` of `tfds:NAME` instead."
     )
 
     conditioning: Literal["one_hot", "label"] = Field(
@@ -213,14 +212,22 @@ class Params(BaseModel):
     def _check_source(cls, source: str) -> str:
         if instead := FORMER_SOURCES.get(source):
             raise ValueError(f"{source!r} has another meaning than before; {instead}, or ./{source} for a folder")
-        if source.startswith(TFDS) and source != TFDS_BITMAP:
-            raise ValueError(f"{one_line(repr(source))} is not supported; expected: {TFDS_BITMAP}")
+        if source.startswith(TFDS) and not is_dataset(source):
+            raise ValueError(f"{one_line(repr(source))} does not name a dataset; expected: such as tfds:mnist")
         scheme, separator, _ = source.partition("://")
         if separator and scheme not in ("https", "http", "gs", "s3", "file"):
             raise ValueError(f"{one_line(scheme)}:// is not supported; expected: https, http, gs, s3 or file")
         if separator and not _is_valid_url(source):  # the URL is not shown, as it may contain a password
             raise ValueError(f"the part after {scheme}:// is not an address; expected: {expected('source')}")
         return source
+
+    @field_validator("holdout")
+    @classmethod
+    def _check_holdout(cls, holdout: float | str, info: Any) -> float | str:
+        source = info.data.get("source", TFDS)
+        if holdout == "test" and (not source.startswith(TFDS) or source == TFDS_BITMAP):
+            raise ValueError("'test' needs a source with a split test, such as tfds:mnist; set it to a number")
+        return holdout
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -323,7 +330,7 @@ def expected(key: str) -> str:
     return (
         _expected(field.annotation, field.metadata)
         or {
-            "source": f"a URL, a folder, {TFDS_BITMAP}, {DOODLES} or {DIGITS}",
+            "source": f"a URL, a folder, {TFDS}NAME, {DOODLES} or {DIGITS}",
             "classes": "a list of one or more class names",
         }[key]
     )
@@ -400,7 +407,7 @@ def _explain(detail: ErrorDetails) -> str:
         return f"{key} {explain_no_setting(key)}"
     if detail["type"] == "missing":
         return f"{key} is missing; expected: {expected(key)}"
-    if detail["type"] == "value_error" and key in ("source", "classes"):
+    if detail["type"] == "value_error" and detail["loc"] in (("source",), ("holdout",), ("classes",)):
         return f"{key}: {detail['ctx']['error']}"
     if isinstance(value, list | tuple) and not value:
         return f"{key} is empty; expected: {expected(key)}"

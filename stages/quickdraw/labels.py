@@ -36,6 +36,11 @@ class PublishedFile(NamedTuple):
         return (self.size - 80) // 784
 
 
+def is_dataset(source: str) -> bool:
+    """Whether a value of the setting `source` is `tfds:` and the name of a dataset: `mnist`, `emnist/letters`."""
+    return re.fullmatch(rf"{TFDS}[a-z]\w*(/\w[\w.+-]*)?(:\d+\.\d+\.\d+)?", source) is not None
+
+
 def is_folder(source: str) -> bool:
     """Whether a value of the setting `source` is a folder, and not a URL, a dataset or a name."""
     return "://" not in source and not source.startswith(TFDS) and source not in (DOODLES, DIGITS)

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from stages.common.errors import SettingsError, one_line
 from stages.quickdraw.images import Source
-from stages.quickdraw.labels import DIGITS, DOODLES, TFDS_BITMAP, is_folder, published
+from stages.quickdraw.labels import DIGITS, DOODLES, TFDS, TFDS_BITMAP, is_folder, published
 from stages.quickdraw.mirrors import Digits, Doodles, Folder
 from stages.quickdraw.remote import Remote
 from stages.quickdraw.tfds import PreparedDataset
@@ -20,6 +20,10 @@ def open_source(source: str, root: Path) -> Source:
         return Digits()
     if source == TFDS_BITMAP:
         return PreparedDataset(tfds_folder(), {name: file.rows for name, file in published().items()})
+    if source.startswith(TFDS):
+        from stages.quickdraw.tfds_sets import TfdsSet
+
+        return TfdsSet(source.removeprefix(TFDS), tfds_folder())
     if source.startswith("file://"):
         return Folder(Path(unquote(urlsplit(source).path)))
     return Folder(_folder(source, root)) if is_folder(source) else Remote(source)

@@ -93,7 +93,7 @@ def test_invalid_overrides_are_rejected(text: str, message: str) -> None:
         ("./doodles", "./doodles"),
         ("digits", "digits"),
         ("./digits", "./digits"),
-        ("tfds:quickdraw_bitmap", "tfds:quickdraw_bitmap"),
+        ("tfds:emnist/letters", "tfds:emnist/letters"),
         ("./auto", "./auto"),
         ("/srv/drawings", "/srv/drawings"),
         ("https://host/a b", "https://host/a b"),
@@ -281,7 +281,7 @@ WHOLE = "expected: a whole number from 1 to 20"
         ),
         (
             ["--profile", "quick", "--source", ""],
-            "the settings of this run: source is ''; expected: a URL, a folder, tfds:quickdraw_bitmap, doodles or "
+            "the settings of this run: source is ''; expected: a URL, a folder, tfds:NAME, doodles or "
             "digits",
         ),
     ],

@@ -12,8 +12,7 @@ from tests.settings import FULL, ROOT
 
 NOT_TEXT = 'not text; put such names in quotes, as in classes=["1", "2"]'
 INVALID_ADDRESS = (
-    "source: the part after {}:// is not an address; expected: "
-    "a URL, a folder, tfds:quickdraw_bitmap, doodles or digits"
+    "source: the part after {}:// is not an address; expected: a URL, a folder, tfds:NAME, doodles or digits"
 )
 
 
@@ -73,8 +72,8 @@ def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
         ({"prefetch": "yes"}, "prefetch is 'yes'; expected: true or false"),
         ({"prefetch": 1}, "prefetch is 1; expected: true or false"),
         ({"device": "tpu"}, "device is 'tpu'; expected: auto, gpu or cpu"),
-        ({"source": ""}, "source is ''; expected: a URL, a folder, tfds:quickdraw_bitmap, doodles or digits"),
-        ({"source": 5}, "source is 5; expected: a URL, a folder, tfds:quickdraw_bitmap, doodles or digits"),
+        ({"source": ""}, "source is ''; expected: a URL, a folder, tfds:NAME, doodles or digits"),
+        ({"source": 5}, "source is 5; expected: a URL, a folder, tfds:NAME, doodles or digits"),
         ({"source": "htps://host/x"}, "source: htps:// is not supported; expected: https, http, gs, s3 or file"),
         ({"source": "https://[x"}, INVALID_ADDRESS.format("https")),
         ({"source": "https://"}, INVALID_ADDRESS.format("https")),
@@ -113,6 +112,14 @@ def test_the_list_of_params_yaml_is_last_and_in_block_style() -> None:
                             "variable TFDS_DATA_DIR to the folder"),
         ({"source": "mirror"}, "source: 'mirror' has another meaning than before; set it to the URL or the folder, or "
                                "./mirror for a folder"),
+        ({"source": "tfds:../x"}, "source: 'tfds:../x' does not name a dataset; expected: such as tfds:mnist"),
+        ({"holdout": 0.6}, "holdout is 0.6; expected: a number from 0.01 to 0.5, or test"),
+        ({"holdout": True}, "holdout is True; expected: a number from 0.01 to 0.5, or test"),
+        ({"holdout": "train"}, "holdout is 'train'; expected: a number from 0.01 to 0.5, or test"),
+        ({"holdout": "test"}, "holdout: 'test' needs a source with a split test, such as tfds:mnist; set it to a "
+                              "number"),
+        ({"source": "tfds:quickdraw_bitmap", "holdout": "test"}, "holdout: 'test' needs a source with a split test, "
+                                                                 "such as tfds:mnist; set it to a number"),
         ({"source": "tfds"}, "source: 'tfds' has another meaning than before; set it to tfds:quickdraw_bitmap, or "
                              "./tfds for a folder"),
     ],
@@ -173,6 +180,19 @@ def test_a_folder_can_have_other_classes() -> None:
 )  # fmt: skip
 def test_a_source_can_be_any_valid_address_or_folder(source: str) -> None:
     assert params.check(FULL | {"source": source}, "").source == source
+
+
+@pytest.mark.parametrize("source", ["tfds:mnist", "tfds:emnist/letters", "tfds:mnist:3.0.1", "tfds:a/b-1.2:1.0.0"])
+def test_a_dataset_can_have_a_configuration_and_a_version(source: str) -> None:
+    settings = params.check(FULL | {"source": source, "holdout": "test", "classes": ["T-shirt-top"]}, "")
+    assert (settings.source, settings.holdout) == (source, "test")
+
+
+@pytest.mark.parametrize(
+    "source", ["tfds:", "tfds:Mnist", "tfds:a/../b", "tfds:a/..", "tfds:a b", "tfds:kaggle:x", "tfds:/a"]
+)
+def test_other_names_are_not_those_of_datasets(source: str) -> None:
+    assert "does not name a dataset" in message({"source": source})
 
 
 def test_settings_cannot_be_changed(full_run: Params) -> None:
