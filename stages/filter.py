@@ -3,6 +3,7 @@
 reads    data/extract/, and the source for the pixels (pixels fetched before are cached on this machine)
 writes   data/filter/images.npy         (M, height, width, channels) uint8, in the order of the index
          data/filter/drawings.parquet   one row per drawing, in the same order: position, label, name, row, heldout
+         reports/drawings.png           the first eight drawings of each class, a row for each, to look at
 command  python -m stages.filter
 """
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from stages.quickdraw.images import Pictures, Source
 
+SHEET = Path("reports/drawings.png")
 BLOCK = 8192  # drawings whose pixels are checked together
 
 
@@ -47,6 +49,26 @@ def main(settings: Params) -> None:
         images.write(folder / IMAGES, drawings, pictures)
         check_pixels(folder / IMAGES, drawings)
         drawings.to_parquet(folder / TABLE, index=False)
+        with files.atomic_file(SHEET) as sheet:
+            write_sheet(sheet, folder / IMAGES, drawings, settings.classes)
+    print(f"what will be learned: {SHEET}", file=sys.stderr, flush=True)
+
+
+def write_sheet(sheet: Path, path: Path, drawings: pd.DataFrame, classes: Sequence[str]) -> None:
+    """Write the first drawings of each class as a picture.
+
+    Args:
+      sheet: the PNG file to write.
+      path: the images, (M, height, width, channels), in the order of `drawings`.
+      drawings: with the column name.
+      classes: in the order of the rows.
+    """
+    from stages.common import tables
+    from stages.quickdraw import contact_sheet
+
+    images = tables.open_memmap(path)
+    first = drawings.groupby("name", observed=True).head(contact_sheet.SHOWN)["name"]
+    contact_sheet.write(sheet, [images[first.index[first == name].to_numpy()] for name in classes])
 
 
 def check_pixels(path: Path, drawings: pd.DataFrame) -> None:

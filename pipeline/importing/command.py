@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.importing import arrays, folders, pixels, strokes, table
 from pipeline.importing.arrays import Batch, Notify
 from pipeline.importing.options import Options, PictureError
-from pipeline.importing.writer import SHOWN, Writer
+from pipeline.importing.writer import Writer
 from stages.common import files
 from stages.common.errors import counted
+from stages.quickdraw import contact_sheet
 from stages.quickdraw.labels import as_yaml
 from stages.quickdraw.npy_header import describe_shape
 
 SHEET = "sheet.png"
-SHEET_SCALE, SHEET_CLASSES = 2, 50
+SHEET_CLASSES = 50
 # Between 5% and 29% of a class of Quick, Draw! is ink, which is white; of a picture on white paper, most is white.
 MOST_INK = 0.5
 
@@ -49,7 +49,8 @@ def import_pictures(what: Path, folder: Path, options: Options, notify: Notify =
         if not sum(writer.counts.values()):
             raise PictureError(f"{what}: it holds no pictures")
         writer.finish()
-        Image.fromarray(sheet(writer)).save(temporary / SHEET)
+        shown = [np.stack(pictures) for pictures in writer.first.values()]
+        contact_sheet.write(temporary / SHEET, shown[:SHEET_CLASSES])
     _report(writer, folder, options, notify)
 
 
@@ -78,18 +79,6 @@ def reader(what: Path) -> Reader:
         f"{what}: unknown kind of file; expected: a folder or a .zip of class folders, a picture, .npy, .npz, .csv, "
         ".ndjson, or an IDX file such as train-images-idx3-ubyte.gz"
     )
-
-
-def sheet(writer: Writer) -> pixels.Images:
-    """The first pictures of each class, a row for each, (height, width) or (height, width, 3)."""
-    assert writer.shape is not None
-    rows = []
-    for shown in list(writer.first.values())[:SHEET_CLASSES]:
-        row = np.zeros((SHOWN, *writer.shape), np.uint8)
-        row[: len(shown)] = shown
-        rows.append(np.concatenate(list(np.pad(row, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=96)), axis=1))
-    enlarged = np.concatenate(rows).repeat(SHEET_SCALE, axis=0).repeat(SHEET_SCALE, axis=1)
-    return enlarged[..., 0] if writer.shape[2] == 1 else enlarged
 
 
 def _report(writer: Writer, folder: Path, options: Options, notify: Notify) -> None:

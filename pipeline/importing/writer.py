@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.importing.options import PictureError
+from stages.quickdraw.contact_sheet import SHOWN
 from stages.quickdraw.labels import check_name
 from stages.quickdraw.npy_header import MAX_SIDE, MIN_SIDE, describe_shape
 
@@ -15,7 +16,6 @@ Images = npt.NDArray[np.uint8]
 HEADER_BYTES = 128  # reserved for the header, which is written last, when the number of pictures is known
 MAX_CLASSES = 10_000
 AT_ONCE = 256  # pictures of a class that are written together
-SHOWN = 8  # pictures of a class in the contact sheet
 
 
 class Writer:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.robustness
 
 OUTPUTS = {
     "extract": ["data/extract/index.parquet"],
-    "filter": ["data/filter/images.npy", "data/filter/drawings.parquet"],
+    "filter": ["data/filter/images.npy", "data/filter/drawings.parquet", "reports/drawings.png"],
     "train": ["data/train/weights.safetensors", "data/train/config.json", "data/train/loss.csv"],
     "sample": ["data/sample/samples.npy", "data/sample/settings.json"],
     "judge": ["data/judge/weights.safetensors", "data/judge/config.json"],
@@ -45,20 +45,21 @@ OUTPUTS = {
     ],
     "report": ["reports/index.html", "reports/classes/26_bee.png"],
 }
+DATASET = OUTPUTS["filter"][:2]
 INPUTS = {
     "filter": ["data/extract/index.parquet"],
-    "train": OUTPUTS["filter"],
+    "train": DATASET,
     "sample": ["data/train/weights.safetensors", "data/train/config.json"],
-    "judge": OUTPUTS["filter"],
+    "judge": DATASET,
     "evaluate": [
-        *OUTPUTS["filter"],
+        *DATASET,
         "data/train/weights.safetensors",
         "data/train/config.json",
         "data/sample/samples.npy",
         *OUTPUTS["judge"],
     ],
     "report": [
-        *OUTPUTS["filter"],
+        *DATASET,
         "data/train/config.json",
         "data/train/loss.csv",
         "data/sample/samples.npy",

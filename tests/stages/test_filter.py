@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from PIL import Image
 
 from stages import command, extract, params
 from stages import filter as stage
@@ -204,6 +205,33 @@ def test_pictures_in_colour_are_learned_from_as_they_are(settings: Params) -> No
         assert np.array_equal(
             images, [colours[name][row] for name, row in zip(table["name"], table["row"], strict=True)]
         )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_first_eight_drawings_of_each_class_are_in_a_sheet(settings: Params, channels: int) -> None:
+    random = np.random.default_rng(0)
+    colours = {name: random.integers(200, 256, (number, 20, 36, channels), np.uint8) for name, number in
+               {"cat": 30, "dog": 5}.items()}  # fmt: skip
+    if channels == 1:
+        colours = {name: array - 200 for name, array in colours.items()}
+    Path("mine").mkdir()
+    for name, array in colours.items():
+        np.save(f"mine/{name}.npy", array)
+    own = settings.model_copy(update={"source": "mine", "classes": ("dog", "cat")})
+    extract.main(own)
+    stage.main(own)
+    table, images = read()
+    file = Path("reports/drawings.png")
+    sheet = np.asarray(Image.open(file))
+    assert sheet.shape == (2 * 2 * 22, 2 * 8 * 38, 3)[: 2 if channels == 1 else 3]
+    tiles = sheet.reshape(2, 44, 8, 76, channels).swapaxes(1, 2)[:, :, 2:-2:2, 2:-2:2]
+    for row, name in zip(tiles, ("dog", "cat"), strict=True):
+        expected = images[(table["name"] == name).to_numpy()][:8]
+        assert np.array_equal(row[: len(expected)], expected)
+        assert not row[len(expected) :].any()
+    before = file.read_bytes()
+    stage.main(own)
+    assert file.read_bytes() == before
 
 
 def test_filter_before_extract_is_a_one_line_error(settings: Params, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,7 @@ def test_the_stages_write_their_files(workspace: Path) -> None:
         "reports/classes/255_sea_turtle.png",
         "reports/classes/309_The_Eiffel_Tower.png",
         "reports/confusion.csv",
+        "reports/drawings.png",
         "reports/index.html",
         "reports/metrics.csv",
         "reports/metrics.json",
