@@ -18,7 +18,8 @@ from prefect.cli._app import _app as prefect_app  # the command itself, which on
 from ruamel.yaml import YAML
 
 from pipeline import __main__, run_settings
-from stages import params
+from stages import extract, params
+from stages import filter as filter_stage
 from stages.metrics.catalogue import METRICS
 from stages.outputs import events
 from tests import fake_project
@@ -107,6 +108,38 @@ def test_the_commands_work_one_after_another(tmp_path: Path, monkeypatch: pytest
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     names = fake_project.git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
     assert any(re.fullmatch(r"quick-[0-9a-f]{8}", name) for name in names), "as `dvc exp apply` is told"
+
+
+def test_own_pictures_are_learned_from_as_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of the section up to the training, and the two pictures that it tells a person to look at."""
+    section = re.findall(r"^### … learn from your own.+?(?=^###)", README, re.MULTILINE | re.DOTALL)
+    imports, run, *_ = [shlex.split(command)[3:] for command in commands(*section)]
+    random = np.random.default_rng(0)
+    for name in ("cat", "my dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = np.full((40, 30, 3), 255, np.uint8)
+            picture[8:32, 8:22] = random.integers(0, 100, (24, 14, 3))  # dark on white paper
+            Image.fromarray(picture).save(tmp_path / "pictures" / name / f"{number}.png")
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert __main__.main(imports) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    arguments = __main__.parser().parse_args(run)
+    changes = run_settings.profiles()[arguments.profile] | dict(map(run_settings.parse_override, arguments.set))
+    changes["source"] = run_settings.resolve_source(arguments.source, root, root)
+    settings = params.check(FULL | changes, "params.yaml")
+    extract.main(settings)
+    filter_stage.main(settings)
+    assert np.load("data/filter/images.npy").shape == (24, 28, 28, 1)
+    for sheet in (tmp_path / "drawings" / "sheet.png", root / "reports" / "drawings.png"):
+        pixels = np.asarray(Image.open(sheet))
+        assert pixels.shape == (2 * 2 * 30, 8 * 2 * 30) and np.median(pixels) < 50, "most is paper, which is black"
+        assert any(name in section[0] for name in (f"../drawings/{sheet.name}", f"reports/{sheet.name}"))
 
 
 def save_experiments(root: Path, *runs: tuple[dict[str, Any], dict[str, Any]]) -> list[str]:
