@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from pipeline.exporting import checksums
-from stages import params
 from stages.inference.trained_model import TrainedModel
 from stages.metrics.catalogue import METRICS
+from stages.quickdraw.labels import BUCKET, DIGITS, DOODLES, TFDS_BITMAP
 from stages.reporting.metric_values import MetricValue, format_interval, format_value
 from stages.reporting.sentences import describe_metrics
 
@@ -55,9 +55,9 @@ def render(
         classes=[_escape(name) for name in trained.classes],
         first_class=repr(trained.classes[0]),
         shape=_describe_shape(trained.image_shape),
-        quickdraw=licence.name == "cc-by-4.0",
+        quickdraw=_source(settings) in (BUCKET, TFDS_BITMAP),
         licence=licence.sentences,
-        sentences=describe_metrics(metrics, "stand-in" if _is_doodles(settings) else "real"),
+        sentences=describe_metrics(metrics, "stand-in" if _source(settings) == DOODLES else "real"),
         metrics=[_row(name, value) for name, value in metrics.items() if not math.isnan(value.value)],
         tfp="tfp" in formats,
         saved_model="saved_model" in formats,
@@ -70,30 +70,41 @@ def render(
 
 def license_of(settings: Mapping[str, Any]) -> License:
     """The licence of the drawings of a run, as far as its settings tell."""
-    if settings.get("source") == "tfds" or str(settings["mirror"]).rstrip("/") == params.BUCKET:
+    source = _source(settings)
+    if source in (BUCKET, TFDS_BITMAP):
         return License(
             "cc-by-4.0",
             "The drawings are from [Quick, Draw!](https://quickdraw.withgoogle.com/data) by Google, licensed under "
             "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/). Name the source where you share what the model "
             "draws.",
         )
-    if _is_doodles(settings):
+    if source == DOODLES:
         return License(
             "apache-2.0",
             "The drawings are doodles, simple stand-ins that the pipeline draws itself. The model shows that the "
             "pipeline works, and no more. Its licence is that of the pipeline, Apache 2.0.",
         )
+    if source == DIGITS:
+        return License(
+            "cc-by-4.0",
+            "The pictures are the digits that scikit-learn ships, from "
+            "[Optical Recognition of Handwritten Digits](https://archive.ics.uci.edu/dataset/80) by E. Alpaydin and "
+            "C. Kaynak, licensed under [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/).",
+        )
     return License(
         "unknown",
-        "The drawings are from a folder or a server of whoever trained the model, and their licence is not recorded. "
+        "The drawings are from a source of whoever trained the model, and their licence is not recorded. "
         "Those of [Quick, Draw!](https://quickdraw.withgoogle.com/data) are by Google, licensed under "
         "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/): if they are the source, write `license: cc-by-4.0` "
         "at the top of this file.",
     )
 
 
-def _is_doodles(settings: Mapping[str, Any]) -> bool:
-    return str(settings["mirror"]).rstrip("/") == params.DOODLES
+def _source(settings: Mapping[str, Any]) -> str:
+    """The setting `source`, also of a run that was saved when it was two settings, mirror and source."""
+    if "mirror" in settings:
+        return TFDS_BITMAP if settings.get("source") == "tfds" else str(settings["mirror"]).rstrip("/")
+    return str(settings["source"]).rstrip("/")
 
 
 def _front_matter(license_name: str) -> str:

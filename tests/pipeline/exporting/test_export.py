@@ -44,11 +44,11 @@ def random_model(position: str) -> model.Model:
 def project_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a run whose network has no input for the position, and another run in the experiment `trial`."""
     root = tmp_path_factory.mktemp("project")
-    project.make(root, random_model("coordinates"), mirror="doodles", seed=1)
+    project.make(root, random_model("coordinates"), source="doodles", seed=1)
     (root / ".gitignore").write_text("")
     fake_project.git(root, "add", "--all")
     dvc.Workspace(root).save("trial")
-    project.add_run(root, random_model("none"), mirror="https://me:secret@example.com/drawings", position="none")
+    project.add_run(root, random_model("none"), source="https://me:secret@example.com/drawings", position="none")
     return root
 
 
@@ -122,7 +122,7 @@ def test_an_older_run_has_its_sampling_settings_in_params(root: Path, tmp_path: 
 
 
 def test_no_password_leaves_the_machine(exported: Path) -> None:
-    assert 'mirror: "https://example.com/drawings"' in (exported / "params.yaml").read_text()
+    assert 'source: "https://example.com/drawings"' in (exported / "params.yaml").read_text()
     for path in exported.rglob("*"):
         assert not path.is_file() or b"secret" not in path.read_bytes()
 
@@ -153,8 +153,11 @@ def test_the_card_describes_the_model(exported: Path) -> None:
     [
         ({}, "cc-by-4.0", "by Google, licensed under"),
         ({"mirror": "../mine", "source": "tfds"}, "cc-by-4.0", "by Google, licensed under"),
-        ({"mirror": "doodles"}, "apache-2.0", "the pipeline draws itself"),
-        ({"mirror": "../mine"}, "unknown", "their licence is not recorded"),
+        ({"source": "tfds:quickdraw_bitmap"}, "cc-by-4.0", "by Google, licensed under"),
+        ({"source": "digits"}, "cc-by-4.0", "Optical Recognition of Handwritten Digits"),
+        ({"source": "doodles"}, "apache-2.0", "the pipeline draws itself"),
+        ({"source": "../mine"}, "unknown", "their licence is not recorded"),
+        ({"source": "tfds:mnist"}, "unknown", "their licence is not recorded"),
     ],
 )
 def test_the_licence_is_that_of_the_drawings(settings: dict[str, str], name: str, sentence: str) -> None:
@@ -260,8 +263,8 @@ NOT_ONE_RUN: dict[str, tuple[Callable[[Path], object], str]] = {
         "the stage evaluate of the workspace has read another data/train than it has now: " + REMEDY,
     ),
     "another source, whose password is not shown": (
-        lambda root: project.write_lock(root, {"mirror": "https://me:hidden@example.com/others"}),
-        "mirror is https://example.com/drawings in params.yaml of the workspace, but the stage train ran with "
+        lambda root: project.write_lock(root, {"source": "https://me:hidden@example.com/others"}),
+        "source is https://example.com/drawings in params.yaml of the workspace, but the stage train ran with "
         "https://example.com/others: " + REMEDY,
     ),
     "no weights": (
