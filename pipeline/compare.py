@@ -34,6 +34,7 @@ PAGE = Path("reports/compare.html")
 WORKSPACE = "workspace"
 SHEETS = "reports/classes"
 METRICS_TABLE = "reports/metrics.csv"
+CLASSES = "reports/classes.csv"
 METRICS_SUMMARY = "reports/metrics.json"
 MAX_GENERATED = 8
 
@@ -102,7 +103,7 @@ def read(root: Path, name: str) -> ExperimentReport:
         metrics, better = overall(snapshot)
         saved = json.loads(snapshot.read(METRICS_SUMMARY))
         measured_with = {key: saved[key] for key in MEASURED_WITH if key in saved}
-        rows = {row["label"]: row for row in _rows(snapshot.read_text("reports/classes.csv"))}
+        rows = {row["label"]: row for row in _rows(snapshot.read_text(CLASSES))}
         classes = {}
         for label, path in sheets.items():
             row = rows[label]

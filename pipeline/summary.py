@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pipeline import dvc
-from pipeline.compare import METRICS_SUMMARY, METRICS_TABLE, parse_metrics
+from pipeline.compare import CLASSES, METRICS_SUMMARY, METRICS_TABLE, parse_metrics
 from stages import params
 from stages.reporting.html import format_setting
 from stages.reporting.metric_values import why_incomparable
@@ -23,7 +23,16 @@ def describe_run(root: Path) -> list[str]:
     except (OSError, csv.Error, KeyError, TypeError, ValueError):  # a person may have changed the graph
         return []
     doodles = params.read(root / "params.yaml")["source"].rstrip("/") == params.DOODLES
-    return describe_metrics(metrics, "stand-in" if doodles else "real")
+    return describe_metrics(metrics, "stand-in" if doodles else "real", _heldout_drawings(root))
+
+
+def _heldout_drawings(root: Path) -> int | None:
+    """How many drawings the run in the checkout has held out; None if that cannot be read."""
+    try:
+        with open(root / CLASSES, encoding="utf-8", newline="") as file:
+            return sum(int(row["heldout_drawings"]) for row in csv.DictReader(file))
+    except (OSError, csv.Error, KeyError, TypeError, ValueError):
+        return None
 
 
 def describe_changes(root: Path, name: str, changed: str | None) -> list[str]:

@@ -36,8 +36,18 @@ def format_value(value: float, metric: str) -> str:
     if math.isnan(value):
         return "–"
     if metric in SHARES:
-        return f"{value:.0%}" if 0.0995 <= value < 0.995 or value in (0, 1) else f"{value:.1%}"
+        return format_share(value)
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def format_share(share: float) -> str:
+    """A share in percent, rounded half up: `formatShare` in report.js does the same.
+
+    Below 10% and above 99.5% it has a decimal, so that 0% is none and 100% is all.
+    """
+    if 0.0995 <= share < 0.995 or share in (0, 1):
+        return f"{math.floor(100 * share + 0.5)}%"
+    return f"{math.floor(1000 * share + 0.5) / 10:.1f}%"
 
 
 def format_difference(first: float, second: float, metric: str) -> str:

@@ -10,9 +10,12 @@ from stages.reporting.metric_values import MetricValue, format_difference, forma
 
 HEADLINE_METRICS = ("class_accuracy", "heldout_bits_per_dim")  # those that two runs are compared by
 UNKNOWN = MetricValue(math.nan)  # every comparison with it is false
+MIN_HELDOUT_DRAWINGS = 100  # the closest 1% of them, with which copies are compared, is then at least one drawing
 
 
-def describe_metrics(metrics: Mapping[str, MetricValue], kind: str = "real") -> list[str]:
+def describe_metrics(
+    metrics: Mapping[str, MetricValue], kind: str = "real", heldout_drawings: int | None = None
+) -> list[str]:
     """At most three sentences: on the classes, on the likelihood, and on copies or variety.
 
     A sentence is left out if its metric is undefined. The third one is left out too if the intervals leave open whether
@@ -21,8 +24,10 @@ def describe_metrics(metrics: Mapping[str, MetricValue], kind: str = "real") -> 
     Args:
       metrics: the metrics over all classes, by name.
       kind: what the drawings are that the model learns from: `real`, or `stand-in` for the doodles.
+      heldout_drawings: how many drawings were held out; None if it is unknown.
     """
-    sentences = (_classes(metrics, kind), _likelihood(metrics, kind), _copies_or_variety(metrics, kind))
+    third = _copies_or_variety(metrics, kind, heldout_drawings)
+    sentences = (_classes(metrics, kind), _likelihood(metrics, kind), third)
     return [sentence for sentence in sentences if sentence]
 
 
@@ -87,7 +92,7 @@ def _likelihood(metrics: Mapping[str, MetricValue], kind: str) -> str:
     return f"{sentence}; stored without a model, a pixel takes 8."
 
 
-def _copies_or_variety(metrics: Mapping[str, MetricValue], kind: str) -> str:
+def _copies_or_variety(metrics: Mapping[str, MetricValue], kind: str, heldout_drawings: int | None) -> str:
     memorised, recall, distance = (metrics.get(name, UNKNOWN) for name in ("memorised", "recall", "nearest_distance"))
     if may_have_copies(memorised):
         share, reference = (format_value(value, "memorised") for value in (memorised.value, memorised.reference))
@@ -99,8 +104,13 @@ def _copies_or_variety(metrics: Mapping[str, MetricValue], kind: str) -> str:
     if recall.reference - recall.value > recall.high - recall.low:
         share, reference = (format_value(value, "recall") for value in (recall.value, recall.reference))
         return (
-            f"The generated drawings vary less than {kind} ones: {share} of {kind} drawings lie among them, and "
-            f"{reference} among other {kind} drawings."
+            f"The generated drawings vary less than {kind} ones: {share} of {kind} drawings lie among them "
+            f"(recall), and {reference} among other {kind} drawings."
+        )
+    if heldout_drawings is not None and heldout_drawings < MIN_HELDOUT_DRAWINGS:
+        return (
+            f"Whether the model copies is unknown: {heldout_drawings} held-out drawings are too few to tell, "
+            f"{MIN_HELDOUT_DRAWINGS} are enough."
         )
     if distance.low >= distance.reference and memorised.low <= memorised.reference:
         return (

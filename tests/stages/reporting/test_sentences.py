@@ -35,13 +35,13 @@ def test_a_run_without_evidence_on_copies_or_variety_has_two_sentences() -> None
     [
         (
             {"memorised": MetricValue(0.2, 0.17, 0.24, 0.0125)},
-            "20% of the generated drawings are as close to a training drawing as only 1.2% of other real drawings are: "
+            "20% of the generated drawings are as close to a training drawing as only 1.3% of other real drawings are: "
             "some may be copies.",
         ),
         (
             {"recall": MetricValue(0.71, 0.66, 0.76, 0.95)},
-            "The generated drawings vary less than real ones: 71% of real drawings lie among them, and 95% among other "
-            "real drawings.",
+            "The generated drawings vary less than real ones: 71% of real drawings lie among them (recall), and 95% "
+            "among other real drawings.",
         ),
         (
             {"nearest_distance": MetricValue(9.0, 8.6, 9.4, 8.2)},
@@ -53,13 +53,27 @@ def test_a_run_without_evidence_on_copies_or_variety_has_two_sentences() -> None
                 "memorised": MetricValue(0.2, 0.17, 0.24, 0.0125),
                 "recall": MetricValue(0.71, 0.66, 0.76, 0.95),
             },
-            "20% of the generated drawings are as close to a training drawing as only 1.2% of other real drawings are: "
+            "20% of the generated drawings are as close to a training drawing as only 1.3% of other real drawings are: "
             "some may be copies.",
         ),
     ],
 )
 def test_the_third_sentence_says_what_the_intervals_show(metrics: dict[str, MetricValue], sentence: str) -> None:
     assert describe_metrics(METRICS | metrics) == [CLASSES, LIKELIHOOD, sentence]
+
+
+@pytest.mark.parametrize(
+    ("heldout_drawings", "third"),
+    [
+        (15, "Whether the model copies is unknown: 15 held-out drawings are too few to tell, 100 are enough."),
+        (99, "Whether the model copies is unknown: 99 held-out drawings are too few to tell, 100 are enough."),
+        (100, "The generated drawings are no closer to the training drawings than other real drawings are: there is no "
+         "sign of copying."),
+    ],
+)  # fmt: skip
+def test_no_sign_of_copying_needs_enough_held_out_drawings(heldout_drawings: int, third: str) -> None:
+    run = METRICS | {"nearest_distance": MetricValue(9.0, 8.6, 9.4, 8.2)}
+    assert describe_metrics(run, heldout_drawings=heldout_drawings)[2] == third
 
 
 @pytest.mark.parametrize(
@@ -141,7 +155,10 @@ def test_a_change_has_no_verdict_if_the_values_cannot_be_compared() -> None:
     [
         (0.0, "class_accuracy", "0%"), (0.0012, "class_accuracy", "0.1%"), (0.0994, "class_accuracy", "9.9%"),
         (0.0996, "class_accuracy", "10%"), (0.994, "class_accuracy", "99%"), (0.998, "class_accuracy", "99.8%"),
-        (1.0, "class_accuracy", "100%"), (1.6041, "heldout_bits_per_dim", "1.604"), (12.34, "frechet_distance", "12.3"),
+        (1.0, "class_accuracy", "100%"),
+        (0.525, "class_accuracy", "53%"), (0.545, "class_accuracy", "55%"),
+        (0.0125, "class_accuracy", "1.3%"), (0.0995, "class_accuracy", "10%"), (0.995, "class_accuracy", "99.5%"),
+        (1.6041, "heldout_bits_per_dim", "1.604"), (12.34, "frechet_distance", "12.3"),
         (math.nan, "class_accuracy", "–"),
     ],
 )  # fmt: skip
