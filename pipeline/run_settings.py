@@ -1,9 +1,7 @@
 """The settings of a run: profiles, changes on the command line, the source, and the update of params.yaml."""
 
 import functools
-import hashlib
 import http.client
-import json
 import os
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -13,6 +11,7 @@ from typing import Any
 from stages import params
 from stages.common import files
 from stages.common.errors import SettingsError, one_line
+from stages.params import fingerprint as fingerprint
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
 AUTO = "auto"
@@ -135,8 +134,3 @@ def update_params_file(
 def experiment_name(profile: str, settings: Mapping[str, Any]) -> str:
     """The default name of an experiment: the profile and a fingerprint of the settings."""
     return f"{profile}-{fingerprint(settings)}"
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of a hash of the settings, independent of their order."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

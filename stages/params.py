@@ -3,6 +3,8 @@
 A stage receives a checked `Params` and reads its attributes. It does not start if params.yaml has an error.
 """
 
+import hashlib
+import json
 import reprlib
 import types
 import typing
@@ -322,6 +324,11 @@ def check(values: Mapping[str, Any], source: str) -> Params:
     except ValidationError as error:
         lines = dict.fromkeys(_explain(detail) for detail in error.errors())  # a union has one error for each member
         raise SettingsError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of a hash of settings, independent of their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def expected(key: str) -> str:
