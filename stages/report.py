@@ -5,7 +5,7 @@ reads    all settings, which the page shows
          data/filter/, data/train/, data/sample/, data/evaluate/, reports/metrics.csv, reports/confusion.csv
          the saved reviews in reviews/
 writes   reports/index.html                    one file that loads nothing else
-         reports/classes/<label>_<name>.png    2240 × 560: eight real drawings above eight generated ones
+         reports/classes/<label>_<name>.png    eight real drawings above eight generated ones
 command  python -m stages.report
 """
 
@@ -27,13 +27,11 @@ SHEETS = Path("reports/classes")
 
 def main(settings: Params) -> None:
     """Run the stage."""
-    from PIL import Image
-
     report = inputs.read(settings)
     with files.atomic_folder(SHEETS) as folder, files.atomic_file(PAGE) as temporary:
         for entry in report.classes:
             real, generated = (np.stack([shown.drawing for shown in row]) for row in (entry.real, entry.generated))
-            Image.fromarray(sheets.sheet(real, generated)).save(folder / sheets.sheet_name(entry.label, entry.name))
+            sheets.write_sheet(folder / sheets.sheet_name(entry.label, entry.name), real, generated)
         temporary.write_text(page(report), encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -72,9 +72,9 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, path: Path) -> Iterator[Page]:
+def opened(browser: Browser, path: Path, **options: Any) -> Iterator[Page]:
     """Open a page in a new window. At the end, check that it had no errors and requested nothing but itself."""
-    with browser.new_page() as page:
+    with browser.new_page(**options) as page:
         events: list[str] = []
         page.on("console", lambda message: events.append(message.text))
         page.on("pageerror", lambda error: events.append(str(error)))

@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.outputs.losses import Loss
+from stages.reporting.metric_values import format_share
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 COLOUR_MAP = "viridis"
-MAX_CLASS_NAMES = 40  # a confusion matrix of more classes has no room for names
+MAX_CLASS_NAMES = 24  # a confusion matrix of more classes has no room for names
 
 
 def loss_curve(loss: Sequence[Loss]) -> Markup:
@@ -59,8 +60,8 @@ def loss_curve(loss: Sequence[Loss]) -> Markup:
 
 def confusion(shares: npt.NDArray[np.float64], names: Sequence[str]) -> Markup:
     """The confusion matrix of requested classes (rows) and predicted classes (columns), in shares of a row."""
-    with _figure((6.4, 5.6)) as figure:
-        axes = figure.add_axes((0.2, 0.03, 0.72, 0.77))
+    with _figure((4.9, 4.9)) as figure:
+        axes = figure.add_axes((0.3, 0.08, 0.57, 0.57))
         mesh = axes.pcolormesh(shares, cmap=COLOUR_MAP, vmin=0, vmax=1)
         axes.invert_yaxis()
         axes.set_aspect("equal")
@@ -74,9 +75,15 @@ def confusion(shares: npt.NDArray[np.float64], names: Sequence[str]) -> Markup:
         else:
             axes.set_xticks([])
             axes.set_yticks([])
-        bar = figure.colorbar(mesh, ax=axes, shrink=0.6, ticks=[0, 0.5, 1], format=lambda value, _: f"{value:.0%}")
+        axes.set_xlabel("predicted class")  # below the matrix; the names are above it
+        axes.set_ylabel("requested class")
+        axes.yaxis.set_label_coords(-0.48, 0.5)
+        bar = figure.colorbar(
+            mesh, cax=figure.add_axes((0.89, 0.29, 0.025, 0.36)), ticks=[0, 0.5, 1], format=lambda x, _: format_share(x)
+        )
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
+        bar.ax.set_xlabel("share\nof row", labelpad=6)
         return _svg(figure, "confusion")
 
 
@@ -86,12 +93,18 @@ def heat_scale(pixel_bits: npt.NDArray[Any]) -> float:
 
 
 def heat_map(pixel_bits: npt.NDArray[Any], maximum: float) -> Markup:
-    """A heat map of the bits of each pixel, (28, 28), with a colour scale from 0 to `maximum`."""
+    """A heat map of the bits of each pixel, (H, W), with a colour scale from 0 to `maximum`."""
+    height, width = pixel_bits.shape
     with _figure((4.2, 3.3)) as figure:
-        axes = figure.add_axes((0.02, 0.03, 0.76, 0.94))
+        axes = figure.add_axes((0.12, 0.15, 0.7, 0.82))
         image = axes.imshow(pixel_bits, cmap=COLOUR_MAP, vmin=0, vmax=maximum, interpolation="none")
-        axes.set_axis_off()
-        bar = figure.colorbar(image, cax=figure.add_axes((0.82, 0.03, 0.04, 0.86)))
+        axes.set_xticks([0, width - 1], ["1", str(width)])
+        axes.set_yticks([0, height - 1], ["1", str(height)])
+        axes.set_xlabel("column", labelpad=-10)
+        axes.set_ylabel("row", labelpad=-10)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(image, cax=figure.add_axes((0.86, 0.15, 0.035, 0.74)))
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         bar.ax.set_title("bits", fontsize=11, loc="left")
@@ -99,7 +112,7 @@ def heat_map(pixel_bits: npt.NDArray[Any], maximum: float) -> Markup:
 
 
 def heat_image(pixel_bits: npt.NDArray[Any], maximum: float) -> npt.NDArray[np.uint8]:
-    """The same heat map as an image without a scale, (28, 28, 3)."""
+    """The same heat map as an image without a scale, (H, W, 3)."""
     import matplotlib as mpl
 
     return np.asarray(mpl.colormaps[COLOUR_MAP](np.clip(pixel_bits / maximum, 0, 1), bytes=True)[..., :3], np.uint8)

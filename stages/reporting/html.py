@@ -19,6 +19,7 @@ def render(
     style: Path,
     script: Path | None = None,
     filters: Mapping[str, Callable[..., object]] = {},
+    lengths: Mapping[str, str] = {},
     **values: object,
 ) -> str:
     """Render a page as one HTML file that loads nothing else.
@@ -30,6 +31,7 @@ def render(
       template: the Jinja template. It includes `head.html`.
       style, script: files whose text becomes the variables `style` and `script`.
       filters: functions that the template can use as filters, by name.
+      lengths: variables of the style, by name without the dashes. The policy forbids `style` attributes.
       values: the template's other variables.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -44,6 +46,8 @@ def render(
     )
     environment.filters |= filters
     texts = [file.read_text(encoding="utf-8") if file else "" for file in (style, script)]
+    if lengths:
+        texts[0] += ":root { " + " ".join(f"--{name}: {length};" for name, length in lengths.items()) + " }\n"
     style_hash, script_hash = map(_csp_hash, texts)
     return environment.get_template(template.name).render(
         style=Markup(texts[0]), style_hash=style_hash, script=Markup(texts[1]), script_hash=script_hash, **values
@@ -62,6 +66,16 @@ def data_uri(drawing: npt.NDArray[np.uint8]) -> str:
     png = io.BytesIO()
     Image.fromarray(drawing).save(png, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
+
+
+def shown_size(height: int, width: int, target: int) -> str:
+    """The width at which to show a drawing in a square of `target` pixels: a whole multiple of its own, if it fits.
+
+    Then all pixels of the drawing have the same size on the screen.
+    """
+    side = max(height, width)
+    factor = target // side or target / side
+    return f"{round(width * factor, 2):g}px"
 
 
 def format_setting(value: object) -> str:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stages import params
 from stages.common import files, tables
 from stages.common.errors import StageError
 from stages.metrics.catalogue import METRICS
 from stages.outputs import classifier, dataset, evaluation, index, losses, model, samples
 from stages.outputs.losses import Loss
-from stages.params import Params
-from stages.quickdraw import IMAGE_SHAPE, SIDE
+from stages.params import Params, fingerprint
 from stages.reporting import blind_review
 from stages.reporting.metric_values import MetricValue
 from stages.reporting.sheets import COLUMNS, Images
@@ -49,16 +49,16 @@ class ReportDrawing:
     """A drawing on the page, with its results from evaluate.
 
     Attributes:
-      drawing: (28, 28) uint8, white ink on black, as stored.
-      nearest: the nearest training drawing, (28, 28) uint8; None if the drawing was not evaluated.
-      distance: the distance to the nearest training drawing.
+      drawing: uint8, as stored: (H, W), where 255 is ink, or (H, W, 3) in colour.
+      nearest: the nearest training drawing, alike; None if the drawing was not evaluated.
+      share_nearer: the share of the held-out drawings that are nearer to theirs.
       predictions: the judge's likeliest classes, (class, probability), the likeliest first.
       bits_per_dim: the model's bits per dimension, if this is a held-out drawing.
     """
 
     drawing: Images
     nearest: Images | None = None
-    distance: float = math.nan
+    share_nearer: float = math.nan
     predictions: tuple[tuple[str, float], ...] = ()
     bits_per_dim: float = math.nan
 
@@ -75,7 +75,7 @@ class ClassReport:
       generated: the generated drawings to show.
       heldout_drawings: how many held-out drawings the class has.
       metrics: the value of each metric.
-      pixel_bits: (28, 28), the mean bits of each pixel over the held-out drawings.
+      pixel_bits: (H, W), the mean bits of each pixel over the held-out drawings.
     """
 
     label: int
@@ -88,18 +88,28 @@ class ClassReport:
     pixel_bits: npt.NDArray[np.float32]
 
     @property
-    def heldout_bits_per_dim(self) -> float:
-        return self.metrics["heldout_bits_per_dim"].value
+    def best_generated(self) -> int:
+        """Which of the generated drawings has the highest probability of the class, according to the judge."""
+        probabilities = [dict(drawing.predictions).get(self.name, 0.0) for drawing in self.generated]
+        return probabilities.index(max(probabilities))
 
 
 @dataclass(frozen=True)
 class ReviewPair:
-    """A question of the blind review, with its class name and its two drawings."""
+    """A question of the blind review, with its class name, its two drawings, and what the judge predicts.
+
+    Attributes:
+      question: the question.
+      name: the class.
+      real, generated: its drawings.
+      predictions: the judge's likeliest classes of the generated one; empty if it was not evaluated.
+    """
 
     question: blind_review.Question
     name: str
     real: Images
     generated: Images
+    predictions: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,7 @@ class Report:
     """Everything that the page and the sheets show.
 
     Attributes:
+      run: the fingerprint of the settings, with which the name of the run's experiment ends.
       settings: of the run.
       classes: in the order of the settings.
       training_drawings: how many drawings the model was trained on.
@@ -122,6 +133,7 @@ class Report:
       other_reviews: how many saved reviews have other questions.
     """
 
+    run: str
     settings: Params
     classes: list[ClassReport]
     training_drawings: int
@@ -137,8 +149,10 @@ class Report:
     other_reviews: int
 
     @property
-    def heldout_bits_per_dim(self) -> float:
-        return self.metrics["heldout_bits_per_dim"].value
+    def size(self) -> tuple[int, int]:
+        """The height and the width of every drawing, in pixels."""
+        height, width = self.classes[0].real[0].drawing.shape[:2]
+        return height, width
 
 
 # --- Reading and checking files ---
@@ -169,12 +183,12 @@ def _stage_of(path: Path) -> str:
 
 
 def read_drawings(path: Path) -> Images:
-    """An array of drawings (…, 28, 28, 1), without its last axis, memory-mapped."""
+    """An array of drawings (…, H, W, 1 or 3), memory-mapped; grey ones without their last axis."""
     with _reading(path):
         array = tables.open_memmap(path)
-        if array.shape[-3:] != IMAGE_SHAPE:
-            raise ValueError(f"it holds an array of shape {array.shape}; expected: drawings, (…, {SIDE}, {SIDE}, 1)")
-    return array[..., 0]
+        if array.ndim < 4 or array.shape[-1] not in (1, 3):
+            raise ValueError(f"it holds an array of shape {array.shape}; expected: drawings, (…, H, W, 1 or 3)")
+    return array[..., 0] if array.shape[-1] == 1 else array
 
 
 def read_json(path: Path) -> Any:
@@ -202,15 +216,20 @@ def read_loss(path: Path) -> list[Loss]:
 
 
 def read_samples(settings: Params) -> tuple[list[tuple[int, str]], Images]:
-    """The classes of the model, (label, name), and the generated drawings, (classes, drawings, 28, 28) uint8."""
+    """The classes of the model, (label, name), and the generated drawings, (classes, drawings, H, W) or (…, 3)."""
     config = read_json(CONFIG)
     with _reading(CONFIG):
         classes = [(int(entry["label"]), str(entry["name"])) for entry in config["classes"]]
     _require([name for _, name in classes] == list(settings.classes), CONFIG, "has other classes than params.yaml")
     number = max(settings.samples_per_class, settings.eval_samples_per_class)
-    drawings = samples.read(len(classes), number)
+    drawings = read_drawings(SAMPLES)
+    with _reading(SAMPLES):
+        if drawings.ndim < 4 or drawings.shape[0] != len(classes) or drawings.shape[1] < number:
+            raise ValueError(
+                f"it has the shape {drawings.shape}; expected: {len(classes)} classes of {number} drawings, or more"
+            )
     _require(drawings.shape[1] == number, SAMPLES, f"holds {drawings.shape[1]} drawings of each class, not {number}")
-    return classes, drawings[..., 0]
+    return classes, drawings
 
 
 def read_metrics(classes: Sequence[tuple[int, str]]) -> tuple[dict[str, MetricValue], list[dict[str, MetricValue]]]:
@@ -226,8 +245,8 @@ def read_metrics(classes: Sequence[tuple[int, str]]) -> tuple[dict[str, MetricVa
     return by_label[""], [by_label[str(label)] for label, _ in classes]
 
 
-def read_arrays(num_classes: int, per_class: int) -> dict[str, npt.NDArray[Any]]:
-    """The results of evaluate for each drawing: arrays by name."""
+def read_arrays(num_classes: int, per_class: int, size: tuple[int, int]) -> dict[str, npt.NDArray[Any]]:
+    """The results of evaluate for each drawing: arrays by name. The bits of a pixel's colours are added up."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -236,10 +255,12 @@ def read_arrays(num_classes: int, per_class: int) -> dict[str, npt.NDArray[Any]]
             arrays = load(ARRAYS.read_bytes())
         except SafetensorError as error:
             raise ValueError(error) from None
+        if arrays["pixel_bits"].ndim == 4:
+            arrays["pixel_bits"] = arrays["pixel_bits"].sum(axis=-1)
         shapes = arrays["pixel_bits"].shape, arrays["generated_nearest"].shape
-        if shapes != ((num_classes, SIDE, SIDE), (num_classes * per_class,)):
+        if shapes != ((num_classes, *size), (num_classes * per_class,)):
             raise ValueError(f"it has other drawings than {SAMPLES}")
-        _ = arrays["heldout_rows"], arrays["heldout_predicted"], arrays["generated_predicted"]
+        _ = [arrays[name] for name in ("heldout_rows", "heldout_distance", "heldout_predicted", "generated_predicted")]
     return arrays
 
 
@@ -302,13 +323,18 @@ def read(settings: Params) -> Report:
     metrics, metrics_by_class = read_metrics(known)
     images = read_drawings(IMAGES)
     drawings = read_table(DRAWINGS, {"position": "int64", "label": "int16", "heldout": "bool"})
+    _require(images.shape[0] == len(drawings), IMAGES, f"does not hold the {len(drawings)} drawings of {DRAWINGS}")
     _require(
-        images.shape == (len(drawings), SIDE, SIDE), IMAGES, f"does not hold the {len(drawings)} drawings of {DRAWINGS}"
+        images.shape[1:] == generated.shape[2:],
+        SAMPLES,
+        f"holds drawings of the shape {generated.shape[2:]}, and {IMAGES} of {images.shape[1:]}",
     )
     heldout_rows = np.flatnonzero(drawings["heldout"])
     num_evaluated = settings.eval_samples_per_class
-    arrays = read_arrays(len(known), num_evaluated)
+    arrays = read_arrays(len(known), num_evaluated, (images.shape[1], images.shape[2]))
     _require(np.array_equal(arrays["heldout_rows"], heldout_rows), ARRAYS, f"has other drawings than {DRAWINGS}")
+
+    heldout_distances = np.sort(arrays["heldout_distance"])
 
     def real_drawing(row: int) -> ReportDrawing:
         index = int(np.searchsorted(heldout_rows, row))
@@ -317,14 +343,18 @@ def read(settings: Params) -> Report:
         return evaluated_drawing("heldout", index, images[row], float(arrays["heldout_bits_per_dim"][index]))
 
     def evaluated_drawing(prefix: str, index: int, drawing: Images, bits: float = math.nan) -> ReportDrawing:
-        predictions = zip(arrays[f"{prefix}_predicted"][index], arrays[f"{prefix}_probability"][index], strict=True)
+        nearer = int(np.searchsorted(heldout_distances, arrays[f"{prefix}_distance"][index]))
         return ReportDrawing(
             drawing=drawing,
             nearest=images[arrays[f"{prefix}_nearest"][index]],
-            distance=float(arrays[f"{prefix}_distance"][index]),
-            predictions=tuple((names[class_index], float(probability)) for class_index, probability in predictions),
+            share_nearer=nearer / max(1, len(heldout_distances)),
+            predictions=predicted(prefix, index),
             bits_per_dim=bits,
         )
+
+    def predicted(prefix: str, index: int) -> tuple[tuple[str, float], ...]:
+        predictions = zip(arrays[f"{prefix}_predicted"][index], arrays[f"{prefix}_probability"][index], strict=True)
+        return tuple((names[class_index], float(probability)) for class_index, probability in predictions)
 
     classes, heldout_rows_by_class = [], []
     for class_index, (label, name) in enumerate(known):
@@ -364,6 +394,9 @@ def read(settings: Params) -> Report:
             name=names[question.class_index],
             real=images[heldout_rows_by_class[question.class_index][question.real]],
             generated=generated[question.class_index, question.generated],
+            predictions=predicted("generated", question.class_index * num_evaluated + question.generated)
+            if question.generated < num_evaluated
+            else (),
         )
         for question in questions
     ]
@@ -376,6 +409,7 @@ def read(settings: Params) -> Report:
     reviews, other_reviews = blind_review.read(hash_of_review, questions)
     hashes += [("Review", path.as_posix(), files.sha256(path)) for path in blind_review.review_files()]
     return Report(
+        run=fingerprint(params.read()),
         settings=settings,
         classes=classes,
         training_drawings=len(drawings) - len(heldout_rows),

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from stages.metrics.catalogue import METRICS
-from stages.params import DOODLES, Params
-from stages.quickdraw import SIDE
+from stages.metrics.catalogue import METRICS, SHARES
+from stages.params import BUCKET, DOODLES, Params
 from stages.reporting import charts, html
-from stages.reporting.inputs import Report
-from stages.reporting.metric_values import format_interval, format_value, sort_key
-from stages.reporting.sentences import may_have_copies
+from stages.reporting.inputs import ClassReport, Report
+from stages.reporting.metric_values import format_interval, format_share, format_value, sort_key
+from stages.reporting.sentences import describe_metrics
 from stages.reporting.sheets import Images
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+PROJECT = "quickdraw-pixelcnn"
 FRAMES = 8  # images of a drawing in progress
 IN_PROGRESS_CLASSES = 6
-# The metrics that the reader can sort the classes by.
+FIRST_CLASSES = 24  # classes on the first screen
+FIRST_QUESTIONS = 10  # of the blind review; the others are for those who go on
+THUMBNAILS = 8  # generated drawings in the row of a class
+# The metrics that the page shows first; recall is the one that the sentences and the comparison speak of.
+MAIN_METRICS = (
+    "class_accuracy",
+    "label_accuracy",
+    "heldout_bits_per_dim",
+    "training_bits_per_dim",
+    "precision",
+    "recall",
+    "c2st_accuracy",
+    "memorised",
+)
+# The metrics that the reader can sort the classes by. The first that all classes have is the order of the page.
 SORT_METRICS = (
     "class_accuracy",
-    "informedness",
     "heldout_bits_per_dim",
+    "informedness",
     "label_accuracy",
     "precision",
-    "coverage",
+    "recall",
     "c2st_accuracy",
 )
+# The sides, in pixels of the screen, of the squares in which drawings are shown, by their variable in report.css.
+SIZES = {"thumb": 28, "small": 56, "tile": 84, "large": 112, "pair": 280}
 
 
 def description_html(text: str) -> Markup:
@@ -44,16 +63,18 @@ def description_html(text: str) -> Markup:
 
 
 def frames(drawing: Images) -> list[npt.NDArray[np.uint8]]:
-    """A drawing at FRAMES steps of its generation, each (28, 28, 2): ink, and opacity for pixels generated so far.
+    """A drawing at FRAMES steps of its generation: its channels, and opacity for the pixels generated so far.
 
     The model generates pixels row by row, from the top left to the bottom right, and never changes one. So part of the
     finished drawing is the drawing in progress.
     """
-    order = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
+    height, width = drawing.shape[:2]
+    channels = drawing.reshape(height, width, -1)
+    order = np.arange(height * width).reshape(height, width, 1)
     images = []
     for number in range(1, FRAMES + 1):
-        opacity = np.where(order < SIDE * SIDE * number // FRAMES, 255, 0).astype(np.uint8)
-        images.append(np.stack([np.minimum(drawing, opacity), opacity], axis=-1))
+        opacity = np.where(order < height * width * number // FRAMES, 255, 0).astype(np.uint8)
+        images.append(np.concatenate([np.minimum(channels, opacity), opacity], axis=-1))
     return images
 
 
@@ -73,9 +94,52 @@ def review_data(report: Report) -> dict[str, Any]:
                 "drawings": drawings if pair.question.left_is_generated else drawings[::-1],
                 "leftIsGenerated": pair.question.left_is_generated,
                 "singleIsGenerated": pair.question.single_is_generated,
+                "judge": describe_predictions(pair.predictions[:1]),
             }
         )
-    return {"hash": report.review_hash, "questions": questions}
+    first = min(FIRST_QUESTIONS, len(questions))
+    run = f"{PROJECT}, {data_name(report.settings)}, run {report.run}"
+    earlier = [[review.mode, review.score.correct / review.score.answers] for review in report.reviews]
+    return {"hash": report.review_hash, "first": first, "run": run, "questions": questions, "earlier": earlier}
+
+
+def describe_predictions(predictions: Sequence[tuple[str, float]]) -> str:
+    """What the judge predicts, such as `bee 52%, sun 31%`."""
+    return ", ".join(f"{name} {format_share(probability)}" for name, probability in predictions)
+
+
+def describe_nearness(share_nearer: float) -> str:
+    """How near the nearest training drawing is, compared with the held-out drawings."""
+    if share_nearer >= 0.5:
+        return f"farther than {format_share(share_nearer)} of held-out drawings are from theirs"
+    return f"nearer than {format_share(1 - share_nearer)} of held-out drawings are to theirs"
+
+
+def data_name(settings: Params) -> str:
+    """Where the drawings come from, in a few words: Quick, Draw!, doodles, or the last part of the mirror's address."""
+    mirror = settings.mirror.rstrip("/")
+    if mirror == DOODLES:
+        return "doodles"
+    if mirror == BUCKET or settings.source == "tfds":
+        return "Quick, Draw!"
+    if "://" in mirror:  # of which the page's title shows no user and no password
+        address = urlsplit(mirror)
+        return address.path.rpartition("/")[2] or address.hostname or mirror.partition("://")[0]
+    return re.split(r"[/\\]", mirror)[-1]
+
+
+def bar(share: float, low: float = math.nan, high: float = math.nan) -> Markup:
+    """A thin bar beside a share in percent, with its interval as a paler one."""
+    from markupsafe import Markup
+
+    if math.isnan(share):
+        return Markup("")
+    low, high = (share, share) if math.isnan(low) else (low, high)
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect class="all" width="100" height="6"/><rect width="{100 * low:.1f}" height="6"/>'
+        f'<rect class="interval" x="{100 * low:.1f}" width="{100 * (high - low):.1f}" height="6"/></svg>'
+    )
 
 
 def provenance(report: Report) -> dict[str, Any]:
@@ -86,6 +150,12 @@ def provenance(report: Report) -> dict[str, Any]:
     }
 
 
+def best_first(report: Report) -> list[ClassReport]:
+    """The classes by the first of SORT_METRICS that all of them have, the best first."""
+    [metric, *_] = [metric for metric in SORT_METRICS if all(metric in entry.metrics for entry in report.classes)]
+    return sorted(report.classes, key=lambda entry: sort_key(entry.metrics[metric], metric))
+
+
 def page(report: Report) -> str:
     """The page as HTML."""
     here = Path(__file__).parent
@@ -93,35 +163,52 @@ def page(report: Report) -> str:
     weights = [entry.heldout_drawings for entry in report.classes]
     maximum = charts.heat_scale(pixel_bits)
     names = [entry.name for entry in report.classes]
+    doodles = report.settings.mirror.rstrip("/") == DOODLES
+    classes = best_first(report)
+    height, width = report.size
     return html.render(
         here / "report.html",
         style=here / "report.css",
         script=here / "report.js",
+        lengths={name: html.shown_size(height, width, target) for name, target in SIZES.items()}
+        | {"shape": f"{width} / {height}"},
         filters={
-            "bits": "{:.3f}".format,
+            "bar": lambda value: bar(value.value, value.low, value.high),
+            "bits": lambda value: format_value(value, "heldout_bits_per_dim"),
             "data_uri": html.data_uri,
             "description_html": description_html,
             "format_interval": format_interval,
             "format_setting": html.format_setting,
             "format_value": format_value,
             "frames": frames,
-            "may_have_copies": may_have_copies,
+            "nearness": describe_nearness,
             "number": "{:,}".format,
-            "percent": "{:.0%}".format,
+            "percent": format_share,
+            "predictions": describe_predictions,
             "sort_key": sort_key,
         },
+        project=PROJECT,
+        data=data_name(report.settings),
+        width=width,
+        height=height,
         report=report,
+        classes=classes,
+        sentences=describe_metrics(report.metrics, "stand-in" if doodles else "real", report.heldout_drawings),
+        first_classes=classes[:FIRST_CLASSES],
+        thumbnails=THUMBNAILS,
         catalogue=METRICS,
+        shares=SHARES,
+        main_metrics=MAIN_METRICS,
         sort_metrics=[metric for metric in SORT_METRICS if all(metric in entry.metrics for entry in report.classes)],
         descriptions={key: field.description for key, field in Params.model_fields.items()},
-        doodles=report.settings.source.rstrip("/") == DOODLES,
+        doodles=doodles,
         loss_curve=charts.loss_curve(report.loss),
         heat_map=charts.heat_map(np.average(pixel_bits, axis=0, weights=weights), maximum),
         heat_images=[charts.heat_image(entry, maximum) for entry in pixel_bits],
         confusion_matrix=charts.confusion(report.confusion, names),
         most_predicted=[most_predicted(row, names) for row in report.confusion],
         most_predicted_overall=most_predicted(report.confusion.mean(axis=0), names),
-        in_progress=report.classes[:IN_PROGRESS_CLASSES],
+        in_progress=classes[:IN_PROGRESS_CLASSES],
         review_data=review_data(report),
         provenance=provenance(report),
     )

@@ -9,7 +9,19 @@ document.querySelectorAll(".without-script").forEach((element) => { element.hidd
 /* --- Sorting --- */
 
 const classes = byId("classes");
-const contents = document.querySelector(".contents ul");
+
+/* A class opens if the reader follows a link to it, prints the page, or leaves the viewer at one of its drawings. */
+function openTarget() {
+  const target = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+  const details = target && target.closest("details");
+  if (!details) return;
+  details.open = true;
+  target.scrollIntoView();
+}
+
+addEventListener("hashchange", openTarget);
+addEventListener("beforeprint", () => classes.querySelectorAll(".class").forEach((element) => { element.open = true; }));
+openTarget();
 
 function sortClasses() {
   const select = byId("sort");
@@ -18,14 +30,13 @@ function sortClasses() {
   const compare = (a, b) => key === "name"
     ? a.dataset.name.localeCompare(b.dataset.name, "en")
     : Number(a.dataset[key]) - Number(b.dataset[key]);
-  const articles = [...classes.children].sort((a, b) => a.dataset.classIndex - b.dataset.classIndex).sort(compare);
-  if (reversed) articles.reverse();
-  const links = new Map([...contents.children].map((link) => [link.dataset.classIndex, link]));
-  for (const article of articles) {
-    classes.append(article);
-    contents.append(links.get(article.dataset.classIndex));
-  }
-  byId("sort-status").textContent = `Sorted by ${select.selectedOptions[0].textContent}${reversed ? ", reversed" : ""}.`;
+  const sorted = [...classes.children].sort((a, b) => a.dataset.classIndex - b.dataset.classIndex).sort(compare);
+  if (reversed) sorted.reverse();
+  classes.append(...sorted);
+  const measured = !["name", "class_index"].includes(select.value);
+  byId("reverse").textContent = !measured ? "Reverse" : reversed ? "Best first" : "Worst first";
+  const order = measured ? (reversed ? ", worst first" : ", best first") : reversed ? ", reversed" : "";
+  byId("sort-status").textContent = `Sorted by ${select.selectedOptions[0].textContent}${order}.`;
 }
 
 byId("sort").addEventListener("change", sortClasses);
@@ -62,14 +73,14 @@ let currentTile = null;
 
 function openViewer(tile) {
   currentTile = tile;
-  const { nearest, distance, predictions, bits } = tile.dataset;
+  const { nearest, nearness, predictions, bits } = tile.dataset;
   byId("viewer-title").textContent = tile.getAttribute("aria-label");
   byId("viewer-drawing").src = tile.querySelector("img").src;
   byId("viewer-caption").textContent = bits ? `${bits} bits per dimension` : "The drawing";
   byId("viewer-nearest-figure").hidden = nearest === undefined;
   if (nearest !== undefined) {
     byId("viewer-nearest").src = nearest;
-    byId("viewer-distance").textContent = distance;
+    byId("viewer-nearness").textContent = nearness;
   }
   byId("viewer-predictions").textContent =
     predictions === undefined ? "Not evaluated." : `The judge predicts: ${predictions}.`;
@@ -97,6 +108,7 @@ viewer.addEventListener("keydown", (event) => {
 /* Not on the event "close", which comes later and could take the focus from an element that the reader has moved to. */
 function closeViewer() {
   viewer.close();
+  currentTile.closest(".class").open = true;
   makeTabStop(currentTile);
   currentTile.focus();
 }
@@ -112,10 +124,11 @@ byId("viewer-close").addEventListener("click", closeViewer);
 
 /* --- Blind review --- */
 
-const { hash, questions } = JSON.parse(byId("review-data").textContent);
+const { hash, first, run, questions, earlier } = JSON.parse(byId("review-data").textContent);
 const storageKey = `review-${hash}`;
 const review = { mode: "pairs", reviewer: "", answers: { pairs: [], singles: [] } };
 let started = false;
+let wanted = first; /* the number of answers after which the answers are revealed */
 
 /* The answers of the current mode. Each mode has its own, so that changing the mode loses none. */
 const answers = () => review.answers[review.mode];
@@ -138,7 +151,8 @@ function restoreProgress() {
 
 function showReview() {
   const index = answers().length;
-  const finished = index === questions.length;
+  if (index > wanted) wanted = questions.length;
+  const finished = index === wanted;
   byId("review-form").hidden = started;
   byId("review-question").hidden = !started || finished;
   byId("review-end").hidden = !started || !finished;
@@ -150,21 +164,29 @@ function showReview() {
     return;
   }
   if (finished) {
-    byId("review-score").textContent = scoreText();
-    byId("review-score").focus();
+    showScore();
     return;
   }
-  const { name, drawings, leftIsGenerated, singleIsGenerated } = questions[index];
+  const { name } = questions[index];
   const pairs = review.mode === "pairs";
-  byId("review-prompt").textContent = `Question ${index + 1} of ${questions.length}, ${name}: ` +
+  byId("review-progress").value = index;
+  byId("review-progress").max = wanted;
+  byId("review-prompt").textContent = `Question ${index + 1} of ${wanted}, ${name}: ` +
     (pairs ? "which one is generated?" : "is this one generated?");
-  byId("review-left").src = pairs ? drawings[0] : drawings[singleIsGenerated === leftIsGenerated ? 0 : 1];
+  byId("review-left").src = shownDrawings(questions[index])[0];
   byId("review-right").hidden = !pairs;
-  byId("review-right").src = drawings[1];
+  byId("review-right").src = questions[index].drawings[1];
   byId("review-first").querySelector("span").textContent = pairs ? "← this one" : "← generated";
   byId("review-second").querySelector("span").textContent = pairs ? "this one →" : "not generated →";
+  byId("review-back").setAttribute("aria-disabled", String(index === 0));
   const focused = document.activeElement;
   if (focused === document.body || !focused.checkVisibility()) byId("review-first").focus({ preventScroll: true });
+  byId("review-question").scrollIntoView({ block: "nearest", behavior: "instant" });
+}
+
+/* The drawings that a question shows: both, or the one whose kind the reader guesses. */
+function shownDrawings({ drawings, leftIsGenerated, singleIsGenerated }) {
+  return review.mode === "pairs" ? drawings : [drawings[singleIsGenerated === leftIsGenerated ? 0 : 1]];
 }
 
 /* An answer is true if the reader takes the left drawing of a pair, or the single drawing, for generated. */
@@ -184,21 +206,75 @@ function wilsonInterval(correct, number) {
   return [centre - margin, centre + margin];
 }
 
-function scoreText() {
-  const correct = answers().filter((answer, index) => answer === truth(questions[index])).length;
-  const number = questions.length;
+/* A share in percent, rounded as by `format_share` of the pages and of the terminal. */
+function formatShare(share) {
+  if ((share >= 0.0995 && share < 0.995) || share === 0 || share === 1) return `${Math.floor(100 * share + 0.5)}%`;
+  return `${(Math.floor(1000 * share + 0.5) / 10).toFixed(1)}%`;
+}
+
+const isCorrect = (answer, index) => answer === truth(questions[index]);
+
+/* The score, a line to send on, and the drawings: those that have deceived the reader come first. */
+function showScore() {
+  const number = answers().length;
+  const correct = answers().filter(isCorrect).length;
   const [low, high] = wilsonInterval(correct, number);
-  const percent = (share) => `${Math.round(100 * share)}%`;
   const conclusion = low > 0.5 ? "You recognise generated drawings."
     : high < 0.5 ? "You take generated drawings for real ones."
     : "This may be chance: you may not be able to recognise generated drawings.";
-  return `You answered ${correct} of ${number} questions correctly, ${percent(correct / number)} ` +
-    `(95% interval ${percent(low)} to ${percent(high)}). Guessing gives 50%. ${conclusion}`;
+  byId("review-score").textContent = `You answered ${correct} of ${number} questions correctly, ` +
+    `${formatShare(correct / number)} (95% interval ${formatShare(low)} to ${formatShare(high)}). ` +
+    `Guessing gives 50%. ${conclusion}${comparison(correct / number)}`;
+  byId("review-line").value =
+    `I recognised ${correct} of ${number} generated drawings (${run}); guessing gives ${number / 2}.`;
+  byId("review-more").hidden = number === questions.length;
+  byId("review-more").textContent = `Go on: ${questions.length - number} more`;
+  const all = answers().map((answer, index) => index);
+  byId("review-reveal").replaceChildren(
+    ...revealed("These deceived you", all.filter((index) => !isCorrect(answers()[index], index))),
+    ...revealed("These did not", all.filter((index) => isCorrect(answers()[index], index))));
+  byId("review-score").focus({ preventScroll: true });
+  byId("review-end").scrollIntoView({ block: "nearest", behavior: "instant" });
+  byId("review-score").scrollIntoView({ block: "nearest", behavior: "instant" });
+}
+
+/* How a share of correct answers compares with that of the earlier reviewers in the same mode. */
+function comparison(share) {
+  const shares = earlier.filter(([mode]) => mode === review.mode).map(([, other]) => other);
+  const reviewers = shares.length === 1 ? "earlier reviewer" : "earlier reviewers";
+  return shares.length
+    ? ` You did better than ${shares.filter((other) => other < share).length} of ${shares.length} ${reviewers}.` : "";
+}
+
+/* A heading and the drawings of some questions, the generated one of a pair first and framed. */
+function revealed(title, indices) {
+  if (!indices.length) return [];
+  const heading = document.createElement("h3");
+  heading.textContent = title;
+  return [heading, ...indices.map((index) => {
+    const { name, drawings, leftIsGenerated, judge } = questions[index];
+    const generatedFirst = leftIsGenerated ? drawings : [drawings[1], drawings[0]];
+    const single = shownDrawings(questions[index])[0];
+    const figure = document.createElement("figure");
+    for (const drawing of review.mode === "pairs" ? generatedFirst : [single]) {
+      const image = document.createElement("img");
+      image.src = drawing;
+      image.alt = drawing === generatedFirst[0] ? `generated ${name}` : `not generated ${name}`;
+      if (drawing === generatedFirst[0]) image.className = "generated";
+      figure.append(image);
+    }
+    const caption = document.createElement("figcaption");
+    const generated = review.mode === "pairs" || single === generatedFirst[0];
+    caption.textContent = !generated ? `${name}, not generated` : judge ? `${name}; judge: ${judge}` : name;
+    figure.append(caption);
+    return figure;
+  })];
 }
 
 function readForm() {
   review.mode = document.querySelector('input[name="mode"]:checked').value;
   review.reviewer = byId("reviewer").value;
+  wanted = first;
   saveProgress();
   showReview();
 }
@@ -211,8 +287,21 @@ byId("review-form").addEventListener("submit", (event) => {
 });
 byId("review-first").addEventListener("click", () => addAnswer(true));
 byId("review-second").addEventListener("click", () => addAnswer(false));
+byId("review-back").addEventListener("click", removeLastAnswer);
+byId("review-stop").addEventListener("click", stopReview);
+byId("review-more").addEventListener("click", () => {
+  wanted = questions.length;
+  showReview();
+});
+byId("review-copy").addEventListener("click", () => {
+  byId("review-line").select();
+  /* Some browsers refuse the clipboard to a page that is a local file. The line is then selected. */
+  const copied = navigator.clipboard ? navigator.clipboard.writeText(byId("review-line").value) : Promise.reject();
+  copied.then(() => { byId("review-copy").textContent = "Copied"; }, () => document.execCommand("copy"));
+});
 byId("review-again").addEventListener("click", () => {
   review.answers[review.mode] = [];
+  wanted = first;
   stopReview();
 });
 byId("review-save").addEventListener("click", () => {
