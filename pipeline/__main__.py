@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="rev",
         help="a DVC experiment, a Git revision, or `workspace` for the current files; "
-        "default: the workspace and the experiments made from the current commit",
+        "default: the experiments made from the current commit, and the workspace if it holds another run",
     )
     command.set_defaults(execute=lambda arguments: compare(arguments.revisions))
 

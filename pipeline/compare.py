@@ -1,4 +1,4 @@
-"""Compare experiments on one page: settings, metrics, and the drawings of each class. Nothing is computed again.
+"""Compare experiments on one page: the drawings of each class, metrics and settings. Nothing is computed again.
 
 These files of each revision are read: params.yaml, reports/metrics.csv (reports/metrics.json for older runs without
 it), what they were measured with in reports/metrics.json, reports/classes.csv, and the sheets in reports/classes, whose
@@ -21,13 +21,16 @@ from stages import params
 from stages.common import files
 from stages.reporting import html
 from stages.reporting.metric_values import (
+    MAIN_METRICS,
     MEASURED_WITH,
     MetricValue,
     format_interval,
     format_value,
+    metric_title,
     ranking_cost,
     why_incomparable,
 )
+from stages.reporting.sentences import HEADLINE_METRICS, UNKNOWN, describe_change
 from stages.reporting.sheets import read_sheet
 
 PAGE = Path("reports/compare.html")
@@ -37,6 +40,8 @@ METRICS_TABLE = "reports/metrics.csv"
 CLASSES = "reports/classes.csv"
 METRICS_SUMMARY = "reports/metrics.json"
 MAX_GENERATED = 8
+MAX_SETTINGS = 4  # settings that differ, in a line
+MAX_LENGTH = 30  # characters of a value in a line
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def compare(revisions: Sequence[str]) -> None:
     """Write a page that compares revisions, and print its path.
 
     Args:
-      revisions: Git revisions or names of experiments. If empty, the workspace and all experiments of the commit HEAD.
+      revisions: Git revisions or names of experiments. If empty, the workspace and all experiments of the commit HEAD;
+        without the workspace if it holds one of them.
 
     Raises:
       DvcError: a revision does not exist, or its report cannot be read.
@@ -83,10 +89,12 @@ def compare(revisions: Sequence[str]) -> None:
     root = dvc.find_root(Path.cwd())
     names = list(dict.fromkeys(revisions)) or [WORKSPACE, *dvc.experiment_commits(root, "HEAD")]
     experiments = [read(root, name) for name in names]
+    if not revisions:
+        experiments = without_duplicate(experiments)
     path = root / PAGE
     with files.atomic_file(path) as temporary:
         temporary.write_text(page(experiments), encoding="utf-8")
-    print(f"compared: {', '.join(names)}\ncomparison: {path}")
+    print(f"compared: {', '.join(experiment.name for experiment in experiments)}\ncomparison: {path}")
     for reason, metrics in incomparable_metrics(experiments).items():
         print(f"not comparable, because of {reason}: {', '.join(metrics)}")
 
@@ -147,15 +155,46 @@ def shown_drawings(sheet: bytes) -> tuple[list[str], list[str]]:
 # --- The page ---
 
 
-def differing_settings(experiments: Sequence[ExperimentReport]) -> dict[str, list[str]]:
-    """The settings that differ between experiments, with one value per experiment as text."""
-    keys = dict.fromkeys(key for experiment in experiments for key in experiment.settings)
+def without_duplicate(experiments: Sequence[ExperimentReport]) -> list[ExperimentReport]:
+    """The workspace, which comes first, and experiments; without the workspace if its run is one of them."""
+    workspace, *others = experiments
+
+    def shown(run: ExperimentReport) -> tuple[object, ...]:
+        drawings = {label: (entry.real, entry.generated) for label, entry in run.classes.items()}
+        return run.settings, run.measured_with, drawings
+
+    return others if any(shown(workspace) == shown(run) for run in others) else [workspace, *others]
+
+
+def differing_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The settings that differ between runs, with one value per run as text."""
     differing = {}
-    for key in keys:
-        values = [experiment.settings.get(key) for experiment in experiments]
+    for key in dict.fromkeys(key for settings in runs for key in settings):
+        values = [settings.get(key) for settings in runs]
         if any(value != values[0] for value in values):
             differing[key] = [html.format_setting(value) for value in values]
     return differing
+
+
+def describe_differences(differing: Mapping[str, Sequence[str]]) -> str:
+    """The settings that differ, in a line such as `num_resnet 1 → 3, seed 0 → 1`; empty if none differs."""
+    changes = []
+    for key, values in differing.items():
+        separator = " → " if len(values) == 2 else ", "
+        shown = separator.join(values if len(values) == 2 else dict.fromkeys(values))
+        changes.append(f"{key} {shown}" if max(map(len, values)) <= MAX_LENGTH else key)
+    more = len(changes) - MAX_SETTINGS
+    return ", ".join(changes[:MAX_SETTINGS] + [f"and {more} more"] * (more > 0))
+
+
+def run_labels(experiments: Sequence[ExperimentReport], differing: Mapping[str, Sequence[str]]) -> list[str]:
+    """A label for each run: its values of the first settings that differ, or its name if these are long or alike."""
+    short = [key for key, values in differing.items() if max(map(len, values)) <= MAX_LENGTH]
+    for number in (1, 2):
+        labels = [", ".join(f"{key} {differing[key][i]}" for key in short[:number]) for i in range(len(experiments))]
+        if len(set(labels)) == len(labels) > 1:
+            return labels
+    return [experiment.name for experiment in experiments]
 
 
 def incomparable_metrics(experiments: Sequence[ExperimentReport]) -> dict[str, list[str]]:
@@ -168,46 +207,76 @@ def incomparable_metrics(experiments: Sequence[ExperimentReport]) -> dict[str, l
 
 
 def best(metric: str, values: Sequence[MetricValue | None], better: str | None) -> set[int]:
-    """The indices of the best values. Empty if all values are equal, or it is unknown which values are better."""
+    """The indices of the best values, if their intervals are apart from those of all others.
+
+    Empty if all values are equal, if an interval or which values are better is unknown, or if intervals overlap: then
+    another seed may reverse the order.
+    """
     if better is None:
         return set()
-    costs = {
-        index: ranking_cost(metric, better, metric_value.value, metric_value.reference)
-        for index, metric_value in enumerate(values)
-        if metric_value
-    }
-    costs = {index: cost for index, cost in costs.items() if not math.isnan(cost)}
-    lowest = {index for index, cost in costs.items() if cost <= min(costs.values())}
-    return lowest if len(lowest) < len(costs) else set()
+    costs = {}  # of the value, the least and the greatest within its interval
+    for index, value in enumerate(values):
+        if value and not math.isnan(value.value):
+            ends = [ranking_cost(metric, better, end, value.reference) for end in (value.low, value.high)]
+            within = [0.0] if better == "alike" and value.low <= value.reference <= value.high else ends
+            costs[index] = (ranking_cost(metric, better, value.value, value.reference), min(within), max(ends))
+    lowest = {index for index, (cost, _, _) in costs.items() if cost <= min(cost for cost, _, _ in costs.values())}
+    others = costs.keys() - lowest
+    apart = all(costs[index][2] < costs[other][1] for index in lowest for other in others)
+    return lowest if others and apart else set()
+
+
+def describe_conditions(experiments: Sequence[ExperimentReport]) -> list[str]:
+    """What all runs were measured with alike, and what differs or is unknown, as in `the same judges`."""
+    sentences = []
+    for key, name in MEASURED_WITH.items():
+        values = [experiment.measured_with.get(key) for experiment in experiments]
+        same = all(value == values[0] for value in values)
+        sentences.append(f"{'unknown' if None in values else 'the same' if same else 'different'} {name}")
+    return sentences
 
 
 def page(experiments: Sequence[ExperimentReport]) -> str:
     """The page as HTML."""
     here = Path(__file__).parent
-    settings = differing_settings(experiments)
+    settings = differing_settings([experiment.settings for experiment in experiments])
     metrics = dict.fromkeys(key for experiment in experiments for key in experiment.metrics)
     better = {key: value for experiment in experiments for key, value in experiment.better.items()}
-    rows = []
+    rows = {}
     for key in metrics:
         values = [experiment.metrics.get(key) for experiment in experiments]
         incomparable = why_incomparable(key, [experiment.measured_with for experiment in experiments])
         marked = set() if incomparable else best(key, values, better.get(key))
-        rows.append((key, better.get(key), values, marked, incomparable))
+        rows[key] = (better.get(key), values, marked, incomparable)
     labels = dict.fromkeys(label for experiment in experiments for label in experiment.classes)
     return html.render(
         here / "compare.html",
         style=here / "compare.css",
-        filters={
-            "format_interval": format_interval,
-            "format_value": format_value,
-            "metric_name": lambda key: key.replace("_", " "),
-        },
+        filters={"format_interval": format_interval, "format_value": format_value, "metric_title": metric_title},
+        heading=describe_differences(settings) or "The same settings",
+        changes=describe_change_of(experiments) if len(experiments) == 2 else [],
         experiments=experiments,
+        labels=run_labels(experiments, settings),
         settings=settings,
+        descriptions={key: field.description for key, field in params.Params.model_fields.items()},
         metrics=rows,
+        main_metrics=[key for key in MAIN_METRICS if key in rows],
+        other_metrics=[key for key in rows if key not in MAIN_METRICS],
         measured_with=[key for key in MEASURED_WITH if any(key in run.measured_with for run in experiments)],
+        conditions=describe_conditions(experiments),
         classes=[
             (label, [experiment.classes.get(label) for experiment in experiments])
             for label in sorted(labels, key=lambda label: (len(label), label))
         ],
     )
+
+
+def describe_change_of(experiments: Sequence[ExperimentReport]) -> list[str]:
+    """How the headline metrics have changed from one run to another, as the terminal says it."""
+    before, after = experiments
+    sentences = []
+    for metric in HEADLINE_METRICS:
+        reasons = why_incomparable(metric, [before.measured_with, after.measured_with])
+        values = [run.metrics.get(metric, UNKNOWN) for run in experiments]
+        sentences.append(describe_change(metric, values[0], values[1], reasons))
+    return [sentence for sentence in sentences if sentence]

@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 
 from pipeline import dvc
-from pipeline.compare import CLASSES, METRICS_SUMMARY, METRICS_TABLE, parse_metrics
+from pipeline.compare import (
+    CLASSES,
+    METRICS_SUMMARY,
+    METRICS_TABLE,
+    describe_differences,
+    differing_settings,
+    parse_metrics,
+)
 from stages import params
-from stages.reporting.html import format_setting
 from stages.reporting.metric_values import why_incomparable
 from stages.reporting.sentences import HEADLINE_METRICS, UNKNOWN, describe_change, describe_metrics
-
-MAX_SETTINGS = 4  # changed settings that a line names
-MAX_LENGTH = 30  # characters of a value that a line shows
 
 
 def describe_run(root: Path) -> list[str]:
@@ -90,13 +93,7 @@ def _changed_settings(root: Path, last: dvc.Experiment) -> str:
     """The settings that differ between a run and the checkout, such as `seed 0 → 1`."""
     before = params.parse(dvc.read_committed(root, "params.yaml", last.commit), "params.yaml")
     after = params.read(root / "params.yaml")
-    changes = []
-    for key in dict.fromkeys([*before, *after]):
-        values = [format_setting(settings.get(key)) for settings in (before, after)]
-        if values[0] != values[1]:
-            changes.append(f"{key} {' → '.join(values)}" if max(map(len, values)) <= MAX_LENGTH else key)
-    more = len(changes) - MAX_SETTINGS
-    return ", ".join(changes[:MAX_SETTINGS] + [f"and {more} more"] * (more > 0)) or "the same settings"
+    return describe_differences(differing_settings([before, after])) or "the same settings"
 
 
 def describe_checkout(root: Path, name: str) -> list[str]:

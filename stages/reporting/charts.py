@@ -83,7 +83,7 @@ def confusion(shares: npt.NDArray[np.float64], names: Sequence[str]) -> Markup:
         )
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
-        bar.ax.set_xlabel("share\nof row", labelpad=6)
+        bar.ax.text(0, -0.06, "share\nof row", transform=bar.ax.transAxes, verticalalignment="top")
         return _svg(figure, "confusion")
 
 

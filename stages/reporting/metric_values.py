@@ -13,6 +13,18 @@ from stages.metrics.catalogue import METRICS, SHARES
 # guesses is right half of the time, and the unbiased MMD of two sets of one distribution scatters around 0.
 PERFECT = {"c2st_accuracy": 0.5, "mmd": 0.0}
 
+# The metrics that pages show first. Recall and coverage measure one thing in two ways; sentences and pages use recall.
+MAIN_METRICS = (
+    "class_accuracy",
+    "label_accuracy",
+    "heldout_bits_per_dim",
+    "training_bits_per_dim",
+    "precision",
+    "recall",
+    "c2st_accuracy",
+    "memorised",
+)
+
 # What metrics are measured with, by its name in reports/metrics.json.
 MEASURED_WITH = {
     catalogue.HELDOUT_DRAWINGS: "held-out drawings",
@@ -29,6 +41,11 @@ class MetricValue(NamedTuple):
     low: float = math.nan
     high: float = math.nan
     reference: float = math.nan
+
+
+def metric_title(key: str) -> str:
+    """A metric's name as in the report. An older run may have metrics of other names."""
+    return METRICS[key].title if key in METRICS else key.replace("_", " ")
 
 
 def format_value(value: float, metric: str) -> str:

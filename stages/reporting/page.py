@@ -16,7 +16,7 @@ from stages.metrics.catalogue import METRICS, SHARES
 from stages.params import BUCKET, DOODLES, Params
 from stages.reporting import charts, html
 from stages.reporting.inputs import ClassReport, Report
-from stages.reporting.metric_values import format_interval, format_share, format_value, sort_key
+from stages.reporting.metric_values import MAIN_METRICS, format_interval, format_share, format_value, sort_key
 from stages.reporting.sentences import describe_metrics
 from stages.reporting.sheets import Images
 
@@ -29,17 +29,6 @@ IN_PROGRESS_CLASSES = 6
 FIRST_CLASSES = 24  # classes on the first screen
 FIRST_QUESTIONS = 10  # of the blind review; the others are for those who go on
 THUMBNAILS = 8  # generated drawings in the row of a class
-# The metrics that the page shows first; recall is the one that the sentences and the comparison speak of.
-MAIN_METRICS = (
-    "class_accuracy",
-    "label_accuracy",
-    "heldout_bits_per_dim",
-    "training_bits_per_dim",
-    "precision",
-    "recall",
-    "c2st_accuracy",
-    "memorised",
-)
 # The metrics that the reader can sort the classes by. The first that all classes have is the order of the page.
 SORT_METRICS = (
     "class_accuracy",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,10 @@ def test_the_first_eight_generated_drawings_are_shown() -> None:
     assert generated[7] == html.data_uri(drawings[1, 7])
 
 
+def interval(value: float, margin: float = 0.1, reference: float = math.nan) -> MetricValue:
+    return MetricValue(value, value - margin, value + margin, reference)
+
+
 @pytest.mark.parametrize(
     ("better", "values", "expected"),
     [
@@ -66,16 +71,33 @@ def test_the_first_eight_generated_drawings_are_shown() -> None:
         ("more", [3.0, 3.0], set()),
         ("more", [3.0, None, math.nan], set()),
         ("more", [1.0, None, 2.0], {2}),
+        ("more", [1.0, 1.19], set()),  # their intervals overlap
+        ("more", [1.0, 2.0, 2.1], set()),
         (None, [2.0, 1.0], set()),
     ],
 )
-def test_the_best_value_is_chosen(better: str | None, values: list[float | None], expected: set[int]) -> None:
-    assert module.best("", [None if value is None else MetricValue(value) for value in values], better) == expected
+def test_the_best_value_is_marked_if_its_interval_is_apart(
+    better: str | None, values: list[float | None], expected: set[int]
+) -> None:
+    assert module.best("", [None if value is None else interval(value) for value in values], better) == expected
 
 
-def test_the_closest_to_its_reference_is_the_best_if_alike_is_better() -> None:
-    values = [MetricValue(0.2, reference=0.25), MetricValue(0.26, reference=0.25), MetricValue(0.5, reference=0.5)]
-    assert module.best("ink", values, "alike") == {2}
+def test_no_value_is_the_best_without_intervals() -> None:
+    assert module.best("class_accuracy", [MetricValue(0.1), MetricValue(0.9)], "more") == set()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([interval(0.2, 0.01, 0.25), interval(0.26, 0.02, 0.25), interval(0.5, 0.01, 0.4)], {1}),
+        ([interval(0.2, 0.04, 0.25), interval(0.26, 0.02, 0.25)], set()),  # 0.24 is as close as 0.26
+        ([interval(0.21, 0.01, 0.25), interval(0.29, 0.01, 0.25)], set()),
+    ],
+)
+def test_the_closest_to_its_reference_is_the_best_if_alike_is_better(
+    values: list[MetricValue], expected: set[int]
+) -> None:
+    assert module.best("ink", values, "alike") == expected
 
 
 @pytest.mark.parametrize(
@@ -89,15 +111,66 @@ def test_the_closest_to_its_reference_is_the_best_if_alike_is_better() -> None:
     ],
 )
 def test_values_better_than_perfect_are_equally_good(metric: str, values: list[float], expected: set[int]) -> None:
-    assert module.best(metric, [MetricValue(value) for value in values], "less") == expected
+    assert module.best(metric, [interval(value, 0.01) for value in values], "less") == expected
 
 
 def test_only_settings_that_differ_are_listed() -> None:
-    def report(**settings: Any) -> ExperimentReport:
-        return ExperimentReport("", settings, {}, {}, {}, {})
+    assert module.differing_settings([{"a": 1, "b": [1, 2]}, {"a": 1, "b": [1]}]) == {"b": ["1, 2", "1"]}
+    assert module.differing_settings([{"a": True}, {}]) == {"a": ["true", "–"]}
 
-    assert module.differing_settings([report(a=1, b=[1, 2]), report(a=1, b=[1])]) == {"b": ["1, 2", "1"]}
-    assert module.differing_settings([report(a=True), report()]) == {"a": ["true", "–"]}
+
+LONG = ["x" * 31, "y"]
+
+
+@pytest.mark.parametrize(
+    ("differing", "heading"),
+    [
+        ({"num_resnet": ["1", "3"]}, "num_resnet 1 → 3"),
+        ({"num_resnet": ["1", "3", "1"], "seed": ["0", "1", "2"]}, "num_resnet 1, 3, seed 0, 1, 2"),
+        ({"classes": LONG, "seed": ["0", "1"]}, "classes, seed 0 → 1"),
+        ({key: ["0", "1"] for key in "abcdef"}, "a 0 → 1, b 0 → 1, c 0 → 1, d 0 → 1, and 2 more"),
+        ({}, ""),
+    ],
+)
+def test_the_heading_is_what_differs(differing: dict[str, list[str]], heading: str) -> None:
+    assert module.describe_differences(differing) == heading
+
+
+@pytest.mark.parametrize(
+    ("differing", "labels"),
+    [
+        ({"num_resnet": ["1", "3"]}, ["num_resnet 1", "num_resnet 3"]),
+        ({"num_resnet": ["1", "3"], "seed": ["0", "1"]}, ["num_resnet 1", "num_resnet 3"]),
+        ({"classes": LONG, "seed": ["0", "1"]}, ["seed 0", "seed 1"]),
+        ({"classes": LONG}, ["first", "second"]),
+        ({}, ["first", "second"]),
+    ],
+)
+def test_runs_are_called_by_what_differs(differing: dict[str, list[str]], labels: list[str]) -> None:
+    assert module.run_labels([experiment("first", 0, 0.5), experiment("second", 0, 0.5)], differing) == labels
+
+
+def test_runs_are_called_by_two_settings_where_one_is_not_enough() -> None:
+    runs = [experiment("a", 0, 0.5), experiment("b", 0, 0.5), experiment("c", 0, 0.5)]
+    differing = {"num_resnet": ["1", "1", "3"], "seed": ["0", "1", "0"]}
+    assert module.run_labels(runs, differing) == [
+        "num_resnet 1, seed 0",
+        "num_resnet 1, seed 1",
+        "num_resnet 3, seed 0",
+    ]
+
+
+def test_the_workspace_is_not_listed_beside_the_experiment_that_it_holds() -> None:
+    nan = {"mmd": MetricValue(float("nan"))}  # which is not equal to itself
+    workspace, first, second = (
+        replace(experiment(name, seed, 0.5), metrics=dict(nan))
+        for name, seed in (("workspace", 1), ("first", 0), ("second", 1))
+    )
+    assert [run.name for run in module.without_duplicate([workspace, first, second])] == ["first", "second"]
+    assert [run.name for run in module.without_duplicate([workspace, first])] == ["workspace", "first"]
+    other = replace(second, settings={"seed": 2})
+    assert [run.name for run in module.without_duplicate([workspace, other])] == ["workspace", "second"]
+    assert module.without_duplicate([workspace]) == [workspace]
 
 
 OLD_FILES = {  # of a run from before reports/metrics.csv, when metrics had other names
@@ -141,32 +214,32 @@ def test_an_old_run_shows_a_dash_for_metrics_that_it_does_not_have(monkeypatch: 
     assert old.classes["26"].metrics == {"heldout_bits_per_dim": MetricValue(1.5), "fidelity": MetricValue(0.5)}
     page = module.page([old, experiment("new", 0, 0.75)])
     assert values_by_metric(page) == {
-        "heldout bits per dim": ["1.500", "–"],
+        "Class accuracy": ["–", "75%"],
+        "Bits per dimension": ["1.500", "–"],
+        "Recall": ["–", "38%"],
         "fidelity": ["0.500", "–"],
         "told apart": ["0.750", "–"],
-        "class accuracy": ["–", "75%"],
-        "ink": ["–", "20%"],
-        "recall": ["–", "38%"],
-        "heldout": ["unknown", "1a2b3c4d"],
-        "judge": ["unknown", "5e6f7a8b"],
-        "generated": ["unknown", "480"],
+        "Ink": ["–", "20%"],
     }
+    assert "with unknown held-out drawings, unknown judges, unknown numbers of generated drawings." in page
     assert "<b>best</b>" not in page
     assert "not comparable: unknown held-out drawings, unknown judges</small>" in page
 
 
 def values_by_metric(page: str) -> dict[str, list[str]]:
-    """The values in each row of the table of metrics."""
-    table = page.partition('<table class="metrics">')[2].partition("</table>")[0]
-    rows = [re.findall(r"<(?:th|td)[^>]*>([^<]*[^< ])", row) for row in table.split("<tr>")[2:]]
+    """The values in each row of the tables of metrics."""
+    rows = []
+    for table in page.split('<table class="metrics">')[1:]:
+        body = table.partition("<tbody>")[2].partition("</table>")[0]
+        rows += [re.findall(r"<(?:th|td)[^>]*>([^<]*[^< ])", row) for row in body.split("<tr>")[1:]]
     return {name: values for name, *values in rows}
 
 
 def experiment(name: str, seed: int, class_accuracy: float, **measured_with: Any) -> ExperimentReport:
     metrics = {
-        "class_accuracy": MetricValue(class_accuracy, class_accuracy - 0.1, class_accuracy + 0.1),
+        "class_accuracy": interval(class_accuracy),
         "ink": MetricValue(0.2, reference=0.2),
-        "recall": MetricValue(class_accuracy / 2),
+        "recall": interval(class_accuracy / 2, 0.05),
     }
     real, generated = module.shown_drawings(sheet(8, 2, seed)[1])
     classes = {"26": ClassDrawings("bee", real, generated, metrics)} | (
@@ -196,6 +269,7 @@ def test_values_that_were_measured_otherwise_are_not_marked(
     assert page.count("<b>best</b>") == len({"class_accuracy", "recall"} - set(metrics)), "ink is alike in all"
     page = module.page(experiments[:2])
     assert page.count("<b>best</b>") == 2 and "not comparable" not in page
+    assert "with the same held-out drawings, the same judges, the same numbers of generated drawings." in page
     assert module.incomparable_metrics(experiments[2:]) == {}, "one experiment has nothing to be compared with"
 
 
@@ -228,17 +302,28 @@ def test_the_page_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
     path = tmp_path / "compare.html"
     path.write_text(module.page([experiment("first", 0, 0.5), experiment(HOSTILE, 1, 0.75)]), encoding="utf-8")
     with opened(browser, path) as page:
-        page.set_viewport_size({"width": 390, "height": 800})
+        page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") == 390, "tables scroll, the page does not"
+        assert page.locator("h1").inner_text() == "seed 0 → 1"
+        strips = page.get_by_role("article", name="bee").locator(".strip")
+        boxes = [strip.bounding_box() for strip in strips.all()]
+        assert len(boxes) == 3
+        for box in boxes:
+            assert box and box["y"] + box["height"] <= 844 and box["x"] + box["width"] <= 390
+        assert page.get_by_role("article", name="bee").locator("figcaption").all_inner_texts() == [
+            "real", "seed 0 class accuracy 50%", "seed 1 class accuracy 75% compared with other real drawings",
+        ]  # fmt: skip
+        drawings, metrics = (page.locator(part).bounding_box() for part in ("#drawings", "#metrics"))
+        assert drawings and metrics and drawings["y"] < metrics["y"]
         intervals = (
             page.locator(".metrics small").filter(has_text="% to ").evaluate_all("all => all.map(x => x.offsetHeight)")
         )
         assert intervals and max(intervals) < 30, "no interval is broken over two lines"
-        assert page.locator(".best").all_inner_texts() == ["75% best\n65% to 85%", "38% best"]
+        assert page.locator(".best").all_inner_texts() == ["75% best\n65% to 85%", "38% best\n33% to 43%"]
+        assert page.get_by_text("Class accuracy: 50% → 75%, better by 25.0 percentage points, beyond").is_visible()
         assert page.get_by_role("row", name="seed").get_by_role("cell").all_inner_texts() == ["0", "1"]
-        assert page.get_by_role("rowheader", name=HOSTILE).is_visible()
+        assert page.get_by_role("article", name=HOSTILE).is_visible()
         assert page.get_by_text("not among its classes").count() == 1
-        assert page.get_by_text("compared with other real drawings").count() == 1
         images = page.locator("img")
         assert images.count() == 8 * (1 + 2) + 8 * (1 + 1)
         assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth === 28)")
@@ -302,13 +387,12 @@ def test_experiments_and_revisions_are_compared_without_running_stages(
 ) -> None:
     (repository / "stage.py").write_text("raise SystemExit('computed again')")
     assert main(["compare"]) == 0
-    assert capsys.readouterr().out == (
-        f"compared: workspace, second\ncomparison: {repository / 'reports/compare.html'}\n"
-    )
+    assert capsys.readouterr().out == (f"compared: second\ncomparison: {repository / 'reports/compare.html'}\n")
     assert main(["compare", "HEAD", "second"]) == 0
     page = (repository / "reports/compare.html").read_text()
-    assert '<th scope="row"><code>seed</code></th><td>0</td><td>1</td>' in page
-    assert '<td class="best">50% <b>best</b>' in page
+    assert re.search(r'<th scope="row"><code>seed</code> <small>[^<]+</small></th><td>0</td><td>1</td>', page)
+    assert "<h1>seed 0 → 1</h1>" in page
+    assert "<b>best</b>" not in page, "the intervals overlap"
     first = module.read(repository, "HEAD").classes["26"]
     assert first.metrics == {"class_accuracy": MetricValue(0.25)}
     assert first.generated != module.read(repository, "second").classes["26"].generated
