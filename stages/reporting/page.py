@@ -173,6 +173,7 @@ def page(report: Report) -> str:
             "nearness": describe_nearness,
             "number": "{:,}".format,
             "percent": format_share,
+            "score_bar": lambda score: bar(score.correct / score.answers, score.low, score.high),
             "predictions": describe_predictions,
             "sort_key": sort_key,
         },

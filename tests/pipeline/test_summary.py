@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline import dvc, run, summary
-from pipeline.compare import METRICS_SUMMARY, METRICS_TABLE
+from pipeline.compare import CLASSES, METRICS_SUMMARY, METRICS_TABLE
 from pipeline.run_settings import experiment_name, fingerprint, update_params_file
 from stages import params
 from stages.reporting.metric_values import MetricValue
@@ -190,6 +190,15 @@ def test_a_run_is_described_in_sentences(root: Path) -> None:
     ]
     finish_run(root, source="doodles")
     assert all("stand-in drawings" in sentence for sentence in summary.describe_run(root))
+
+
+def test_too_few_held_out_drawings_are_said(root: Path) -> None:
+    finish_run(root)
+    (root / CLASSES).write_text("label,name,heldout_drawings\n26,bee,9\n29,bicycle,6\n")
+    third = "Whether the model copies is unknown: 15 held-out drawings are too few to tell, 100 are enough."
+    assert summary.describe_run(root)[2:] == [third]
+    (root / CLASSES).write_text("label,name,heldout_drawings\n26,bee,many\n")
+    assert len(summary.describe_run(root)) == 2, "what is not known is not said"
 
 
 @pytest.mark.parametrize(

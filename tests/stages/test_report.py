@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load_file, save_file
 
 from pipeline.compare import parse_metrics
@@ -486,6 +487,29 @@ def test_pictures_of_any_shape_and_in_colour(
     assert (len(real), len(shown)) == (3, 3)
     assert np.array_equal(shown[0], expected)
     assert decode(page.images("strip in-progress")[0]).shape == (height, width, channels + 1)
+
+
+def test_the_bits_of_the_colours_of_a_pixel_are_added_up(
+    settings: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = settings.model_copy(update={"classes": NAMES[:1]})
+    write_inputs(tmp_path, one, LABELS, lambda _, number: np.zeros((number, 8, 9, 3), np.uint8))
+    arrays = load_file(inputs.ARRAYS)
+    bits = np.arange(8 * 9 * 3, dtype=np.float32).reshape(1, 8, 9, 3)
+    save_file(arrays | {"pixel_bits": bits}, inputs.ARRAYS)
+    report = inputs.read(one)
+    assert report.size == (8, 9)
+    assert np.array_equal(report.classes[0].pixel_bits, bits[0, ..., 0] + bits[0, ..., 1] + bits[0, ..., 2])
+
+
+@pytest.mark.parametrize("size", ["", "28", "0x5", "5x0", "257x1", "28x28x3", "-1x5", "٢x٢", "28x27"])
+def test_a_sheet_of_a_wrong_size_is_refused(size: str) -> None:
+    information, png = PngInfo(), io.BytesIO()
+    information.add_itxt(sheets.SIZE, size)
+    Image.fromarray(np.zeros((560, 280), np.uint8)).save(png, "PNG", pnginfo=information)
+    with pytest.raises(ValueError, match=r"^a sheet of "):
+        sheets.read_sheet(png.getvalue())
 
 
 def test_generated_drawings_of_another_shape_than_the_real_ones(
@@ -972,11 +996,12 @@ def test_the_first_screen_and_the_length_of_the_page(browser: Browser, twenty: P
 @pytest.mark.browser
 def test_every_control_is_reached_by_keyboard(browser: Browser, finished: Path) -> None:
     with opened(browser, finished / "reports/index.html") as page:
+        settings = f"{len(Params.model_fields)} settings of this run"
         reached = set()
         for _ in range(60):
             page.keyboard.press("Tab")
             reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
-        assert {"sort", "reverse", "reviewer", "review-start", "More metrics", "34 settings of this run"} <= reached
+        assert {"sort", "reverse", "reviewer", "review-start", "More metrics", settings} <= reached
         assert {"Settings", "All metrics of sea turtle"} & reached == {"Settings"}, "a closed class has no stops"
 
 
