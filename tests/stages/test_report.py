@@ -666,6 +666,16 @@ def test_any_loss_can_be_plotted(losses: list[tuple[int, int, str, float]]) -> N
     assert colours <= {"none", "currentColor"}
 
 
+@pytest.mark.parametrize("number", [1, 20, 345])
+def test_a_confusion_matrix_has_axis_titles_and_is_small(number: int) -> None:
+    names = [f"class {index}" for index in range(number)]
+    chart = charts.confusion(np.eye(number), names)
+    texts = {element.text for element in ElementTree.fromstring(chart).iter("text")}
+    assert {"predicted class", "requested class", "share", "of row"} <= texts
+    assert texts & set(names) == (set(names) if number <= charts.MAX_CLASS_NAMES else set())
+    assert len(chart) < 60_000
+
+
 # --- The same inputs give the same bytes ---
 
 
