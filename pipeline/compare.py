@@ -239,6 +239,7 @@ def describe_conditions(experiments: Sequence[ExperimentReport]) -> list[str]:
 def page(experiments: Sequence[ExperimentReport]) -> str:
     """The page as HTML."""
     here = Path(__file__).parent
+    names = [experiment.name for experiment in experiments]
     settings = differing_settings([experiment.settings for experiment in experiments])
     metrics = dict.fromkeys(key for experiment in experiments for key in experiment.metrics)
     better = {key: value for experiment in experiments for key, value in experiment.better.items()}
@@ -253,7 +254,7 @@ def page(experiments: Sequence[ExperimentReport]) -> str:
         here / "compare.html",
         style=here / "compare.css",
         filters={"format_interval": format_interval, "format_value": format_value, "metric_title": metric_title},
-        heading=describe_differences(settings) or "The same settings",
+        heading=describe_differences(settings) or (names[0] if len(names) == 1 else "The same settings"),
         changes=describe_change_of(experiments) if len(experiments) == 2 else [],
         experiments=experiments,
         labels=run_labels(experiments, settings),

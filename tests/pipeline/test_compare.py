@@ -150,6 +150,12 @@ def test_runs_are_called_by_what_differs(differing: dict[str, list[str]], labels
     assert module.run_labels([experiment("first", 0, 0.5), experiment("second", 0, 0.5)], differing) == labels
 
 
+def test_the_heading_of_runs_that_do_not_differ() -> None:
+    first, second = experiment("first", 0, 0.5), experiment("second", 0, 0.5)
+    assert "<h1>The same settings</h1>" in module.page([first, second])
+    assert "<h1>first</h1>" in module.page([first])
+
+
 def test_runs_are_called_by_two_settings_where_one_is_not_enough() -> None:
     runs = [experiment("a", 0, 0.5), experiment("b", 0, 0.5), experiment("c", 0, 0.5)]
     differing = {"num_resnet": ["1", "1", "3"], "seed": ["0", "1", "0"]}
