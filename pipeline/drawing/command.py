@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -43,11 +44,12 @@ def draw(run: str | None, host: str, port: int, open_page: bool) -> None:
     with _listen(host, port) as listener:
         model = load_model(run)
         device.configure("auto")
-        folder = Path(run) if run is not None and Path(run).is_dir() else dvc.project_root(Path.cwd())
-        real = _real_drawings(folder / dataset.FOLDER, model.image_shape)
-        app = application(model, run or "workspace", real, names_of(host))
-        shown = f"[{host}]" if ":" in host else host
-        link = f"http://{shown}:{listener.getsockname()[1]}/"
+        folder = Path(run) if run is not None and Path(run).is_dir() else None
+        real = _real_drawings((folder or dvc.project_root(Path.cwd())) / dataset.FOLDER, model.image_shape)
+        name = folder.resolve().name if folder else run or "workspace"
+        app = application(model, name, real, names_of(host))
+        reached = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        link = f"http://{reached}:{listener.getsockname()[1]}/"
         print(f"Draw here: {link}\nStop with Ctrl-C", flush=True)
         if not is_loopback(host):
             print("Every machine that can reach this one can use the page", flush=True)
@@ -63,6 +65,7 @@ class _Server(uvicorn.Server):
         # Do not wait for completions that are being drawn: cancel them, which uvicorn would report as an error.
         self.force_exit = True
         logging.getLogger("uvicorn.error").disabled = True
+        gc.freeze()  # the last collection of garbage would take a second, because TensorFlow leaves many objects
         super().handle_exit(sig, frame)
 
 

@@ -396,7 +396,7 @@ function showMeasurement({ probabilities, bits }) {
   bits.forEach((value, i) => image.data.set([230, 80, 0, Math.round(230 * Math.min(value / most, 1))], 4 * i));
   byId("surprise").getContext("2d").putImageData(image, 0, 0);
   const total = bits.slice(0, rows * width).reduce((sum, value) => sum + value, 0);
-  byId("legend").textContent = `The darker the orange, the less the model expected the pixel, given the class and the `
+  byId("legend").textContent = `The stronger the orange, the less the model expected the pixel, given the class and the `
     + `pixels before it. The rows above the line need ${total.toFixed(0)} bits.`;
 }
 

@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -137,6 +138,21 @@ def test_a_request_that_cannot_be_used_gets_one_line(port: int, body: object, st
     text = answer[2].decode()
     assert (answer[0], answer[1]["content-type"]) == (status, "text/plain; charset=utf-8")
     assert text.startswith(message) and text.isprintable() and len(text) <= 200
+
+
+def test_a_request_that_does_not_arrive_ends(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "BODY_TIMEOUT", 0.2)
+    begin = (
+        b"POST /complete HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    )
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(begin)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+    for _ in range(guard.MAX_REQUESTS + 1):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(begin)
+    time.sleep(0.5)
+    assert send(port, "POST", "/complete", COMPLETION)[0] == 200, "the requests that were left count no longer"
 
 
 def test_the_ranges_of_the_settings_are_those_of_params() -> None:
