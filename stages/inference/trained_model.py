@@ -226,7 +226,8 @@ class TrainedModel:
     def _pixel_bits(self) -> PixelBits:
         from stages.pixelcnn.likelihood import PixelBits
 
-        return PixelBits(self._model.config, self._kernels)
+        # One image is measured under every class at once, without padding if there are at least 16 classes.
+        return PixelBits(self._model.config, self._kernels, min(max(len(self.classes), 16), PixelBits.BATCH_SIZE))
 
     def _label(self, name: str) -> int:
         for entry in self._model.classes:

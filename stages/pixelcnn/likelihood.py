@@ -118,12 +118,13 @@ class PixelBits:
     Args:
       config: the architecture.
       parameters: plain kernels and biases, from `network.kernels`.
+      batch_size: how many images are measured at a time; the results do not depend on it.
     """
 
-    BATCH_SIZE = 64  # the results do not depend on it
+    BATCH_SIZE = 64
 
-    def __init__(self, config: Config, parameters: network.Parameters) -> None:
-        self._config = config
+    def __init__(self, config: Config, parameters: network.Parameters, batch_size: int = BATCH_SIZE) -> None:
+        self._config, self._batch_size = config, batch_size
 
         @tf.function(autograph=False)
         def log_prob(images: tf.Tensor, condition: tf.Tensor | None) -> tf.Tensor:
@@ -147,12 +148,12 @@ class PixelBits:
           progress: called with the number of images that have been measured since the last call.
         """
         batches = [np.empty((0, *self._config.image_shape[:2]), np.float32)]
-        for start in range(0, len(images), self.BATCH_SIZE):
+        for start in range(0, len(images), self._batch_size):
             # The last batch is padded with copies of the last image, so that one traced graph serves all batches.
-            rows = np.minimum(np.arange(start, start + self.BATCH_SIZE), len(images) - 1)
+            rows = np.minimum(np.arange(start, start + self._batch_size), len(images) - 1)
             conditions = None if condition is None else tf.constant(condition[rows])
             batches.append(self._log_prob(tf.constant(images[rows]), conditions).numpy())
-            progress(min(self.BATCH_SIZE, len(images) - start))
+            progress(min(self._batch_size, len(images) - start))
         return -np.concatenate(batches)[: len(images)].astype(np.float64) / math.log(2)
 
 
