@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from stages.metrics.catalogue import METRICS, SHARES
 from stages.params import BUCKET, DOODLES, Params
+from stages.quickdraw.labels import TFDS, TFDS_BITMAP
 from stages.reporting import charts, html
 from stages.reporting.inputs import ClassReport, Report
 from stages.reporting.metric_values import MAIN_METRICS, format_interval, format_share, format_value, sort_key
@@ -105,16 +106,14 @@ def describe_nearness(share_nearer: float) -> str:
 
 
 def data_name(settings: Params) -> str:
-    """Where the drawings come from, in a few words: Quick, Draw!, doodles, or the last part of the mirror's address."""
-    mirror = settings.mirror.rstrip("/")
-    if mirror == DOODLES:
-        return "doodles"
-    if mirror == BUCKET or settings.source == "tfds":
+    """Where the drawings come from, in a few words: Quick, Draw!, or the last part of the source's name or address."""
+    source = settings.source.rstrip("/")
+    if source in (BUCKET, TFDS_BITMAP):
         return "Quick, Draw!"
-    if "://" in mirror:  # of which the page's title shows no user and no password
-        address = urlsplit(mirror)
-        return address.path.rpartition("/")[2] or address.hostname or mirror.partition("://")[0]
-    return re.split(r"[/\\]", mirror)[-1]
+    if "://" in source:  # of which the page's title shows no user and no password
+        address = urlsplit(source)
+        return address.path.rpartition("/")[2] or address.hostname or source.partition("://")[0]
+    return re.split(r"[/\\]", source.removeprefix(TFDS))[-1]
 
 
 def bar(share: float, low: float = math.nan, high: float = math.nan) -> Markup:
@@ -152,7 +151,7 @@ def page(report: Report) -> str:
     weights = [entry.heldout_drawings for entry in report.classes]
     maximum = charts.heat_scale(pixel_bits)
     names = [entry.name for entry in report.classes]
-    doodles = report.settings.mirror.rstrip("/") == DOODLES
+    doodles = report.settings.source.rstrip("/") == DOODLES
     classes = best_first(report)
     height, width = report.size
     return html.render(

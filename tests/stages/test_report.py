@@ -321,19 +321,21 @@ def test_the_page_names_the_project_the_data_and_the_run(finished: Path, setting
 
 
 @pytest.mark.parametrize(
-    ("mirror", "source", "name"),
+    ("source", "name"),
     [
-        ("doodles/", "mirror", "doodles"),
-        (BUCKET, "mirror", "Quick, Draw!"),
-        ("anything", "tfds", "Quick, Draw!"),
-        ("../some/my cats/", "mirror", "my cats"),
-        ("https://user:secret@example.org/drawings", "mirror", "drawings"),
-        ("https://user:secret@example.org", "mirror", "example.org"),
-        ("s3://bucket", "mirror", "bucket"),
+        ("doodles/", "doodles"),
+        ("digits", "digits"),
+        (BUCKET, "Quick, Draw!"),
+        ("tfds:quickdraw_bitmap", "Quick, Draw!"),
+        ("tfds:emnist/letters", "letters"),
+        ("../some/my cats/", "my cats"),
+        ("https://user:secret@example.org/drawings", "drawings"),
+        ("https://user:secret@example.org", "example.org"),
+        ("s3://bucket", "bucket"),
     ],
 )
-def test_the_data_has_a_short_name_without_a_password(full_run: Params, mirror: str, source: str, name: str) -> None:
-    assert page.data_name(full_run.model_copy(update={"mirror": mirror, "source": source})) == name
+def test_the_data_has_a_short_name_without_a_password(full_run: Params, source: str, name: str) -> None:
+    assert page.data_name(full_run.model_copy(update={"source": source})) == name
 
 
 def test_the_page_has_the_sentences_that_the_terminal_prints(finished: Path) -> None:
