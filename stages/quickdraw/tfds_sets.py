@@ -7,6 +7,7 @@ and then those of the split `test`.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -146,20 +147,24 @@ class TfdsSet:
         import tensorflow_datasets as tfds
 
         chosen = {self._label: True} | ({self._image: True} if pixels else {})
+        batches: Iterator[dict[str, npt.NDArray[Any]]] = iter(())
+        failure: Exception | None = None
+        with device.capture_stderr():  # both libraries print warnings when reading starts
+            try:
+                dataset = self._builder.as_dataset(
+                    split=f"{split}[{start}:{stop}]",
+                    decoders=tfds.decode.PartialDecoding(chosen),
+                    read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),  # in the stored order
+                )
+                batches = iter(tfds.as_numpy(dataset.batch(BATCH)))
+                batches = itertools.chain([next(batches)], batches)
+            except Exception as error:  # TensorFlow has an error of its own for each kind of damage
+                failure = error
         try:
-            dataset = self._builder.as_dataset(
-                split=f"{split}[{start}:{stop}]",
-                decoders=tfds.decode.PartialDecoding(chosen),
-                read_config=tfds.ReadConfig(interleave_cycle_length=1),  # in the order in which they are stored
-            )
-            batches = iter(tfds.as_numpy(dataset.batch(BATCH)))
-            with device.capture_stderr():
-                first = next(batches)
-            yield first
+            if failure:
+                raise failure
             yield from batches
-        except StageError:
-            raise
-        except Exception as error:  # TensorFlow has an error of its own for each kind of damage
+        except Exception as error:
             raise self._damaged(error) from None
 
     def _features(self) -> tuple[str, str, ImageShape, Sequence[str]]:
