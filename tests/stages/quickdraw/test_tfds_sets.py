@@ -130,9 +130,10 @@ def test_a_run_holds_out_the_split_test(prefetch: bool, full_run: Params, data_d
     }
 
 
-def test_a_run_can_hold_out_a_share(full_run: Params) -> None:
+def test_a_run_can_hold_out_a_share(full_run: Params, capfd: pytest.CaptureFixture[str]) -> None:
     table, images = run_stages(full_run, num_drawings="all", holdout=0.5)
     assert len(images) == 20 and table["heldout"].sum() == 10
+    assert capfd.readouterr().err == "what will be learned: reports/drawings.png\n", "no warnings of TensorFlow"
 
 
 def test_a_source_without_a_split_test_is_a_one_line_error(
