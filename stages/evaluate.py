@@ -63,6 +63,7 @@ LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "tensorflow", "tf-keras
 def main(settings: Params) -> None:
     """Run the stage."""
     data = dataset.load()
+    completed = completions.read(data)
     per_class = settings.eval_samples_per_class
     generated_images = np.asarray(samples.read(len(settings.classes), per_class)[:, :per_class])
     trained = model.load()
@@ -98,7 +99,6 @@ def main(settings: Params) -> None:
             ),
             *compute.compare_drawings(len(classes), real, generated),
         ]
-        completed = completions.read(data)
         if completed:
             rows += measure_completions(trained, judge, data, completed)
         rows.sort(key=lambda row: (list(METRICS).index(row.metric), -1 if row.class_index is None else row.class_index))

@@ -29,7 +29,10 @@ from stages.params import Params
 
 def main(settings: Params) -> None:
     """Run the stage."""
+    per_class = settings.completions_per_class
+    data = dataset.load() if per_class else None  # before the work, as it may be missing
     trained = model.load()
+    rows = given_rows(settings.completion_rows, trained.config.image_shape[0])
     gpus = device.configure(settings.device, settings.deterministic)
     number = max(settings.samples_per_class, settings.eval_samples_per_class)
     options = settings.seed, settings.temperature, settings.guidance
@@ -45,9 +48,8 @@ def main(settings: Params) -> None:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
             file.write(samples.data)
         write_settings(folder / SETTINGS, Settings(*options))
-        if settings.completions_per_class:
-            per_class, rows = settings.completions_per_class, settings.completion_rows
-            completions.write(folder, complete(trained, dataset.load(), per_class, rows, *options))
+        if data:
+            completions.write(folder, complete(trained, data, per_class, rows, *options))
     checkpoints.clear()
 
 
@@ -115,7 +117,7 @@ def complete(
     trained: model.Model,
     data: dataset.Drawings,
     per_class: int,
-    rows: int | str,
+    rows: int,
     seed: int,
     temperature: float = 1.0,
     guidance: float = 1.0,
@@ -129,19 +131,12 @@ def complete(
       trained: the model.
       data: drawings of its classes.
       per_class: how many drawings of each class; fewer if fewer are held out.
-      rows: how many upper rows are kept; "half" is half of the height.
+      rows: how many upper rows are kept.
       seed, temperature, guidance: as in `generate`.
-
-    Raises:
-      SettingsError: a drawing has fewer rows.
     """
     from stages.pixelcnn import network, sampling
 
     height, width, _ = trained.config.image_shape
-    if rows == "half":
-        rows = height // 2
-    if int(rows) > height:
-        raise SettingsError(f"completion_rows is {rows}; expected: at most {height}, the height of a drawing")
     heldout = np.flatnonzero(data.heldout)
     ranks = rank_in_class(data.labels[heldout])
     chosen = np.concatenate(
@@ -151,7 +146,7 @@ def complete(
     labels = data.labels[drawings]
     keys = np.stack([labels.astype(np.int64), rank_in_class(labels)], axis=1)
     weights = network.kernels(trained.config, trained.weights)
-    known = np.broadcast_to(np.arange(height)[:, np.newaxis] < int(rows), (height, width))
+    known = np.broadcast_to(np.arange(height)[:, np.newaxis] < rows, (height, width))
     images = np.empty((len(drawings), *trained.config.image_shape), np.uint8)
     with progress("sample: completions", len(drawings) * height, "rows of pixels") as add:
         for start in range(0, len(drawings), sampling.batch_capacity()):
@@ -169,7 +164,15 @@ def complete(
                 progress=add,
             )
     images = images.reshape(len(chosen), completions.COMPLETIONS, *trained.config.image_shape)
-    return completions.Completions(images, int(rows), chosen)
+    return completions.Completions(images, rows, chosen)
+
+
+def given_rows(setting: int | str, height: int) -> int:
+    """How many rows of a drawing the setting `completion_rows` keeps. Raises `SettingsError` if it has fewer."""
+    rows = height // 2 if setting == "half" else int(setting)
+    if rows > height:
+        raise SettingsError(f"completion_rows is {rows}; expected: at most {height}, the height of a drawing")
+    return rows
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def drawings() -> Drawings:
 DATA = drawings()
 
 
-def complete(rows: int | str, per_class: int = 2, **options: Any) -> Completions:
+def complete(rows: int, per_class: int = 2, **options: Any) -> Completions:
     return sample.complete(TRAINED, DATA, per_class, rows, **({"seed": 3} | options))
 
 
@@ -43,7 +43,7 @@ def complete(rows: int | str, per_class: int = 2, **options: Any) -> Completions
 
 @pytest.fixture(scope="module")
 def half() -> Completions:
-    return complete("half")
+    return complete(sample.given_rows("half", 28))
 
 
 def test_the_first_held_out_drawings_of_each_class_are_completed(half: Completions) -> None:
@@ -75,7 +75,7 @@ def test_they_are_those_of_the_model_in_use(half: Completions) -> None:
 
 
 def test_one_does_not_depend_on_the_number_of_drawings(half: Completions) -> None:
-    fewer = complete("half", per_class=1)
+    fewer = complete(14, per_class=1)
     assert fewer.drawings.tolist() == [1, 3, 5]
     assert fewer.images.tobytes() == half.images[::2].tobytes()
     assert complete(0, per_class=100).drawings.tolist() == [*range(1, 24, 6), *range(3, 24, 6), *range(5, 24, 6)]
@@ -83,7 +83,9 @@ def test_one_does_not_depend_on_the_number_of_drawings(half: Completions) -> Non
 
 def test_a_drawing_with_fewer_rows_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"^completion_rows is 29; expected: at most 28, the height of a drawing$"):
-        complete(29)
+        sample.given_rows(29, 28)
+    assert [sample.given_rows(rows, 28) for rows in (0, 28)] == [0, 28]
+    assert [sample.given_rows("half", height) for height in (1, 28, 33)] == [0, 14, 16]
 
 
 # --- Their files ---

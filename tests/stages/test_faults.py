@@ -32,8 +32,18 @@ pytestmark = pytest.mark.robustness
 OUTPUTS = {
     "extract": ["data/extract/index.parquet"],
     "filter": ["data/filter/images.npy", "data/filter/drawings.parquet", "reports/drawings.png"],
-    "train": ["data/train/weights.safetensors", "data/train/config.json", "data/train/loss.csv"],
-    "sample": ["data/sample/samples.npy", "data/sample/settings.json"],
+    "train": [
+        "data/train/weights.safetensors",
+        "data/train/config.json",
+        "data/train/loss.csv",
+        "data/train/film.safetensors",
+    ],
+    "sample": [
+        "data/sample/samples.npy",
+        "data/sample/settings.json",
+        "data/sample/completions.npy",
+        "data/sample/completions.json",
+    ],
     "judge": ["data/judge/weights.safetensors", "data/judge/config.json"],
     "evaluate": [
         "data/evaluate/drawings.safetensors",
@@ -49,13 +59,14 @@ DATASET = OUTPUTS["filter"][:2]
 INPUTS = {
     "filter": ["data/extract/index.parquet"],
     "train": DATASET,
-    "sample": ["data/train/weights.safetensors", "data/train/config.json"],
+    "sample": [*DATASET, "data/train/weights.safetensors", "data/train/config.json"],
     "judge": DATASET,
     "evaluate": [
         *DATASET,
         "data/train/weights.safetensors",
         "data/train/config.json",
         "data/sample/samples.npy",
+        "data/sample/completions.npy",
         *OUTPUTS["judge"],
     ],
     "report": [

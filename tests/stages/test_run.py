@@ -43,6 +43,8 @@ def test_the_stages_write_their_files(workspace: Path) -> None:
         "data/train/config.json",
         "data/train/loss.csv",
         "data/train/weights.safetensors",
+        "data/sample/completions.json",
+        "data/sample/completions.npy",
         "data/sample/samples.npy",
         "data/sample/settings.json",
         "data/judge/config.json",
