@@ -21,6 +21,7 @@ from stages import params
 from stages.common import files
 from stages.reporting import html
 from stages.reporting.metric_values import (
+    COMPLETED_DRAWINGS,
     MAIN_METRICS,
     MEASURED_WITH,
     MetricValue,
@@ -231,6 +232,8 @@ def describe_conditions(experiments: Sequence[ExperimentReport]) -> list[str]:
     sentences = []
     for key, name in MEASURED_WITH.items():
         values = [experiment.measured_with.get(key) for experiment in experiments]
+        if key == COMPLETED_DRAWINGS and not any(values):  # no run has completed drawings
+            continue
         same = all(value == values[0] for value in values)
         sentences.append(f"{'unknown' if None in values else 'the same' if same else 'different'} {name}")
     return sentences
@@ -263,7 +266,11 @@ def page(experiments: Sequence[ExperimentReport]) -> str:
         metrics=rows,
         main_metrics=[key for key in MAIN_METRICS if key in rows],
         other_metrics=[key for key in rows if key not in MAIN_METRICS],
-        measured_with=[key for key in MEASURED_WITH if any(key in run.measured_with for run in experiments)],
+        measured_with={
+            key: name
+            for key, name in MEASURED_WITH.items()
+            if any(key in experiment.measured_with for experiment in experiments)
+        },
         conditions=describe_conditions(experiments),
         classes=[
             (label, [experiment.classes.get(label) for experiment in experiments])

@@ -19,7 +19,7 @@ from stages import params
 from stages.common import files, tables
 from stages.common.errors import StageError
 from stages.metrics.catalogue import METRICS
-from stages.outputs import classifier, dataset, evaluation, index, losses, model, samples
+from stages.outputs import classifier, completions, dataset, evaluation, film, index, losses, model, samples
 from stages.outputs.losses import Loss
 from stages.params import Params, fingerprint
 from stages.reporting import blind_review
@@ -34,8 +34,10 @@ IMAGES = dataset.FOLDER / dataset.IMAGES
 DRAWINGS = dataset.FOLDER / dataset.TABLE
 CONFIG = model.FOLDER / model.CONFIG
 LOSS = model.FOLDER / losses.FILE
+FILM = model.FOLDER / film.FILE
 WEIGHTS = model.FOLDER / model.WEIGHTS
 SAMPLES = samples.FOLDER / samples.IMAGES
+COMPLETIONS = [samples.FOLDER / name for name in (completions.GIVEN, completions.IMAGES)]  # if there are any
 JUDGE = classifier.FOLDER / classifier.WEIGHTS
 ARRAYS = evaluation.FOLDER / evaluation.ARRAYS
 MADE_WITH = evaluation.FOLDER / evaluation.MADE_WITH
@@ -76,6 +78,8 @@ class ClassReport:
       heldout_drawings: how many held-out drawings the class has.
       metrics: the value of each metric.
       pixel_bits: (H, W), the mean bits of each pixel over the held-out drawings.
+      learned: the frames of the film of training.
+      completions: (N, 1 + COMPLETIONS, …), for each completed drawing the drawing, then its completions.
     """
 
     label: int
@@ -86,6 +90,8 @@ class ClassReport:
     heldout_drawings: int
     metrics: dict[str, MetricValue]
     pixel_bits: npt.NDArray[np.float32]
+    learned: Images
+    completions: Images
 
     @property
     def best_generated(self) -> int:
@@ -124,6 +130,8 @@ class Report:
       heldout_drawings: how many drawings were held out.
       metrics: the value of each metric over all classes.
       loss: the training and held-out losses.
+      film_steps: the number of training steps before each frame of the film.
+      completed_rows: how many upper rows of the completed drawings were given; None if none was completed.
       confusion: (classes, classes), the share of each row's drawings that the judge predicts as each column.
       hashes: (description, path, SHA-256) of each file that the page depends on.
       made_with: the device and the versions of the libraries that evaluate used.
@@ -140,6 +148,8 @@ class Report:
     heldout_drawings: int
     metrics: dict[str, MetricValue]
     loss: list[Loss]
+    film_steps: list[int]
+    completed_rows: int | None
     confusion: npt.NDArray[np.float64]
     hashes: list[tuple[str, str, str]]
     made_with: dict[str, str]
@@ -188,6 +198,11 @@ def read_drawings(path: Path) -> Images:
         array = tables.open_memmap(path)
         if array.ndim < 4 or array.shape[-1] not in (1, 3):
             raise ValueError(f"it holds an array of shape {array.shape}; expected: drawings, (…, H, W, 1 or 3)")
+    return _without_grey(array)
+
+
+def _without_grey(array: Images) -> Images:
+    """The drawings (…, H, W, 1 or 3) as the report shows them: grey ones without their last axis."""
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
@@ -264,6 +279,27 @@ def read_arrays(num_classes: int, per_class: int, size: tuple[int, int]) -> dict
     return arrays
 
 
+def read_film(num_classes: int, size: tuple[int, ...]) -> tuple[list[int], Images]:
+    """The film of training: the steps, and the drawings by class, (classes, frames, H, W) or (…, 3)."""
+    steps, drawings = film.read(FILM)
+    if not len(steps):
+        return [], np.zeros((num_classes, 0, *size), np.uint8)
+    by_class = _without_grey(drawings.swapaxes(0, 1))
+    _require(by_class.shape[2:] == size and len(by_class) == num_classes, FILM, f"has other drawings than {SAMPLES}")
+    return steps.tolist(), by_class
+
+
+def read_completions(labels: Sequence[int], size: tuple[int, ...]) -> tuple[int | None, list[Images]]:
+    """The number of rows that were given, and for each class its completed drawings, each before its completions."""
+    data = dataset.load()
+    completed = completions.read(data)
+    if completed is None:
+        return None, [np.zeros((0, 1 + completions.COMPLETIONS, *size), np.uint8) for _ in labels]
+    drawings = np.concatenate([data.images[completed.drawings, np.newaxis], completed.images], axis=1)
+    of_label = data.labels[completed.drawings]
+    return completed.rows, [_without_grey(drawings[of_label == label]) for label in labels]
+
+
 def read_confusion(names: Sequence[str]) -> npt.NDArray[np.float64]:
     """How often the judge predicts each class (columns) for each requested class (rows), in shares of a row."""
     counts = np.zeros((len(names), len(names)))
@@ -297,7 +333,9 @@ def file_hashes() -> list[tuple[str, str, str]]:
         ("Model", CONFIG),
         ("Model weights", WEIGHTS),
         ("Loss", LOSS),
+        ("Film of training", FILM),
         ("Generated drawings", SAMPLES),
+        *(("Completions", path) for path in COMPLETIONS if path.exists()),
         ("Judge weights", JUDGE),
         ("Evaluation of each drawing", ARRAYS),
         ("Device and libraries", MADE_WITH),
@@ -334,6 +372,8 @@ def read(settings: Params) -> Report:
     arrays = read_arrays(len(known), num_evaluated, (images.shape[1], images.shape[2]))
     _require(np.array_equal(arrays["heldout_rows"], heldout_rows), ARRAYS, f"has other drawings than {DRAWINGS}")
 
+    film_steps, learned = read_film(len(known), images.shape[1:])
+    completed_rows, completed = read_completions([label for label, _ in known], images.shape[1:])
     heldout_distances = np.sort(arrays["heldout_distance"])
 
     def real_drawing(row: int) -> ReportDrawing:
@@ -380,6 +420,8 @@ def read(settings: Params) -> Report:
                     heldout_drawings=len(heldout_rows_by_class[-1]),
                     metrics=metrics_by_class[class_index],
                     pixel_bits=arrays["pixel_bits"][class_index],
+                    learned=learned[class_index],
+                    completions=completed[class_index],
                 )
             )
     questions = blind_review.make_questions(
@@ -416,6 +458,8 @@ def read(settings: Params) -> Report:
         heldout_drawings=len(heldout_rows),
         metrics=metrics,
         loss=read_loss(LOSS),
+        film_steps=film_steps,
+        completed_rows=completed_rows,
         confusion=read_confusion(names),
         hashes=hashes,
         made_with=made_with,

@@ -26,11 +26,12 @@ MAIN_METRICS = (
 )
 
 # What metrics are measured with, by its name in reports/metrics.json.
+COMPLETED_DRAWINGS = catalogue.COMPLETED_DRAWINGS
 MEASURED_WITH = {
     catalogue.HELDOUT_DRAWINGS: "held-out drawings",
     catalogue.JUDGE_WEIGHTS: "judges",
     catalogue.GENERATED_DRAWINGS: "numbers of generated drawings",
-    catalogue.COMPLETED_DRAWINGS: "rows and drawings that were completed",
+    COMPLETED_DRAWINGS: "rows and drawings that were completed",
 }
 
 

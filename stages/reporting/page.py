@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 PROJECT = "quickdraw-pixelcnn"
 FRAMES = 8  # images of a drawing in progress
-IN_PROGRESS_CLASSES = 6
+IN_PROGRESS_CLASSES = 6  # shown in progress, while the model learned, and completed; those of the others are folded
+COMPLETION_METRICS = ("completion_accuracy", "upper_rows_accuracy", "completion_bits_per_dim", "completion_distance")
 FIRST_CLASSES = 24  # classes on the first screen
 FIRST_QUESTIONS = 10  # of the blind review; the others are for those who go on
 THUMBNAILS = 8  # generated drawings in the row of a class
@@ -66,6 +67,15 @@ def frames(drawing: Images) -> list[npt.NDArray[np.uint8]]:
         opacity = np.where(order < height * width * number // FRAMES, 255, 0).astype(np.uint8)
         images.append(np.concatenate([np.minimum(channels, opacity), opacity], axis=-1))
     return images
+
+
+def given(drawing: Images, rows: int) -> npt.NDArray[np.uint8]:
+    """The upper rows of a drawing: its channels, and opacity."""
+    height, width = drawing.shape[:2]
+    channels = drawing.reshape(height, width, -1)
+    opacity = np.where(np.arange(height) < rows, 255, 0).astype(np.uint8)[:, np.newaxis, np.newaxis]
+    opacity = np.broadcast_to(opacity, (height, width, 1))
+    return np.concatenate([np.minimum(channels, opacity), opacity], axis=-1)
 
 
 def most_predicted(shares: npt.NDArray[np.float64], names: Sequence[str], number: int = 3) -> list[tuple[str, float]]:
@@ -169,6 +179,7 @@ def page(report: Report) -> str:
             "format_setting": html.format_setting,
             "format_value": format_value,
             "frames": frames,
+            "given": given,
             "nearness": describe_nearness,
             "number": "{:,}".format,
             "percent": format_share,
@@ -198,6 +209,7 @@ def page(report: Report) -> str:
         most_predicted=[most_predicted(row, names) for row in report.confusion],
         most_predicted_overall=most_predicted(report.confusion.mean(axis=0), names),
         in_progress=classes[:IN_PROGRESS_CLASSES],
+        completion_metrics=[key for key in COMPLETION_METRICS if key in report.metrics],
         review_data=review_data(report),
         provenance=provenance(report),
     )

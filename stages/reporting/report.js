@@ -53,7 +53,7 @@ function makeTabStop(tile) {
   for (const sibling of tilesOf(tile.parentElement)) sibling.tabIndex = sibling === tile ? 0 : -1;
 }
 
-for (const strip of document.querySelectorAll(".strip:not(.in-progress)")) {
+for (const strip of document.querySelectorAll(".strip:has(.tile)")) {
   makeTabStop(tilesOf(strip)[0]);
   strip.addEventListener("keydown", (event) => {
     const tiles = tilesOf(strip);

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ from stages import command
 from stages import report as stage
 from stages.common.errors import StageError
 from stages.metrics.catalogue import METRICS
+from stages.outputs import completions, film
+from stages.outputs.completions import Completions
+from stages.outputs.film import Film
 from stages.outputs.losses import Loss
 from stages.params import BUCKET, Params, fingerprint
 from stages.reporting import blind_review, charts, inputs, metric_values, page, sheets
@@ -107,6 +111,15 @@ def write_inputs(
     pd.DataFrame(losses, columns=["step", "drawings", "split", "bits_per_dim"]).to_csv(
         folder / "data/train/loss.csv", index=False
     )
+    film.write(folder / "data/train/film.safetensors", Film(
+        np.array([0, 200, 399]), np.stack([[pixels[name][frame] for name in classes] for frame in range(3)])
+    ))  # fmt: skip
+    images, heldout = np.load(folder / "data/filter/images.npy"), table[table["heldout"]]
+    rows = np.concatenate([heldout.index[heldout["label"] == labels[name]][:2] for name in classes])
+    completed = np.stack([images[rows], np.roll(images[rows], 3, 2)], axis=1)
+    half = images.shape[1] // 2
+    completed[:, :, :half] = images[rows, np.newaxis, :half]
+    completions.write(folder / "data/sample", Completions(completed, half, rows))
     (folder / "data/judge/weights.safetensors").write_bytes(b"judge")
     size = pixels[classes[0]].shape[1:3]
     write_evaluation(folder, [(labels[name], name) for name in classes], table["heldout"].to_numpy(), settings, size)
@@ -491,6 +504,44 @@ def test_pictures_of_any_shape_and_in_colour(
     assert decode(page.images("strip in-progress")[0]).shape == (height, width, channels + 1)
 
 
+def strips(folder: Path, kind: str) -> list[list[Any]]:
+    """The pixels of the pictures in each strip of a kind."""
+    found = re.findall(rf'<div class="strip {kind}".*?</div>', html(folder), re.DOTALL)
+    return [[decode(source) for source in re.findall(r'src="([^"]+)"', strip)] for strip in found]
+
+
+def test_completions_are_between_what_was_given_and_the_drawing(finished: Path) -> None:
+    completed = np.load(finished / "data/sample/completions.npy")[..., 0]
+    images = np.load(finished / "data/filter/images.npy")[..., 0]
+    rows = json.loads((finished / "data/sample/completions.json").read_text())["drawings"]
+    found = strips(finished, "in-progress")[: len(rows)]
+    best_first = [4, 5, 2, 3, 0, 1]  # the classes are in the order of the page
+    for (upper, first, second, whole), index in zip(found, best_first, strict=True):
+        assert np.array_equal(whole, images[rows[index]])
+        assert np.array_equal(first, completed[index, 0]) and np.array_equal(second, completed[index, 1])
+        assert np.array_equal(upper[:14, :, 0], whole[:14]) and not upper[14:].any(), "nothing of the lower rows"
+        assert (upper[:14, :, 1] == 255).all()
+    assert "the upper 14 rows of some held-out drawings" in Elements(html(finished)).text
+
+
+def test_the_film_shows_a_class_at_each_step(finished: Path) -> None:
+    drawings = film.read(finished / "data/train/film.safetensors").drawings[..., 0]
+    found = strips(finished, "film")
+    assert len(found) == len(NAMES)
+    for frames, class_index in zip(found, (2, 1, 0), strict=True):
+        assert np.array_equal(frames, drawings[:, class_index])
+    assert "after 0, 200, 399 steps" in Elements(html(finished)).text
+
+
+def test_a_run_without_film_and_completions(settings: Params, input_files: Path) -> None:
+    film.write(inputs.FILM, Film(np.zeros(0, np.int64), np.zeros((0,) * 5, np.uint8)))
+    for path in inputs.COMPLETIONS:
+        path.unlink()
+    stage.main(settings)
+    text = Elements(html(input_files)).text
+    assert "Completions" not in text and "How it learned" not in text
+
+
 def test_the_bits_of_the_colours_of_a_pixel_are_added_up(
     settings: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -641,6 +692,8 @@ def test_answers_to_other_questions_are_not_scored(
     if change == "held-out drawings":
         images = np.load(inputs.IMAGES)
         np.save(inputs.IMAGES, np.roll(images, 1, axis=1))
+        for path in inputs.COMPLETIONS:  # of the former drawings
+            path.unlink()
     else:
         settings = settings.model_copy(update={change: 7})
     report = inputs.read(settings)

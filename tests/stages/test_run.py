@@ -37,10 +37,12 @@ def workspace(settings: params.Params, tmp_path_factory: pytest.TempPathFactory)
 def test_the_stages_write_their_files(workspace: Path) -> None:
     paths = {path.relative_to(workspace).as_posix() for path in workspace.rglob("*") if path.is_file()}
     assert paths == {
+        "params.yaml",
         "data/extract/index.parquet",
         "data/filter/drawings.parquet",
         "data/filter/images.npy",
         "data/train/config.json",
+        "data/train/film.safetensors",
         "data/train/loss.csv",
         "data/train/weights.safetensors",
         "data/sample/completions.json",
@@ -83,7 +85,7 @@ def test_the_metrics_are_means_over_the_held_out_drawings(workspace: Path) -> No
 def test_the_metrics_name_what_they_were_measured_with(workspace: Path, settings: params.Params) -> None:
     metrics = json.loads((workspace / "reports/metrics.json").read_text())
     assert metrics.keys() - {"heldout_bits_per_dim", "class_accuracy", "mmd"} == {
-        "heldout", "judge", "generated",
+        "heldout", "judge", "generated", "completed",
     }  # fmt: skip
     assert metrics["judge"] == files.sha256(workspace / "data/judge/weights.safetensors")[:8]
     assert metrics["generated"] == 30

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages import evaluate, extract, filter, judge, params, report, sample, train
+from tests.settings import write
 
 STAGES = {
     "extract": extract,
@@ -37,5 +38,6 @@ def run(folder: Path, tiny_settings: params.Params) -> None:
     """Run all stages in a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        write(folder, tiny_settings.model_dump(mode="json"))
         for stage in STAGES.values():
             stage.main(tiny_settings)
