@@ -36,12 +36,13 @@ class Metric(NamedTuple):
 METRICS = {
     "heldout_bits_per_dim": Metric(
         "Bits per dimension",
-        "Bits that the model needs per pixel of a held-out drawing. A uniform distribution needs 8.",
+        "Bits that the model needs per value of a held-out drawing; a pixel has one, in colour three. A uniform "
+        "distribution needs 8.",
         LESS,
     ),
     "training_bits_per_dim": Metric(
         "Bits per dimension, training",
-        "Bits per pixel of training drawings. A value far below that of held-out drawings means overfitting.",
+        "Bits per value of training drawings. A value far below that of held-out drawings means overfitting.",
         ALIKE,
         HELDOUT,
     ),
@@ -121,7 +122,7 @@ METRICS = {
     ),
     "completion_bits_per_dim": Metric(
         "Bits per dimension, lower rows",
-        "Bits that the model needs per pixel of the lower rows of a held-out drawing, given its upper rows.",
+        "Bits that the model needs per value of the lower rows of a held-out drawing, given its upper rows.",
         LESS,
         COMPLETIONS,
     ),

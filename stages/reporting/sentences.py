@@ -86,10 +86,10 @@ def _likelihood(metrics: Mapping[str, MetricValue], kind: str) -> str:
     if math.isnan(heldout.value):
         return ""
     bits, training_bits = (format_value(run.value, "heldout_bits_per_dim") for run in (heldout, training))
-    sentence = f"The model needs {bits} bits for a pixel of {kind} drawings that it has not seen"
+    sentence = f"The model needs {bits} bits for a pixel's value in {kind} drawings that it has not seen"
     if training.high < heldout.low:
         return f"{sentence}, but {training_bits} for one that it was trained on: it overfits."
-    return f"{sentence}; stored without a model, a pixel takes 8."
+    return f"{sentence}; stored without a model, a value takes 8."
 
 
 def _copies_or_variety(metrics: Mapping[str, MetricValue], kind: str, heldout_drawings: int | None) -> str:

@@ -185,8 +185,8 @@ def test_a_run_is_described_in_sentences(root: Path) -> None:
     assert summary.describe_run(root) == [
         "A classifier names the right class for 50% of the generated drawings and for 84% of real drawings; guessing "
         "gives 5.0%.",
-        "The model needs 1.600 bits for a pixel of real drawings that it has not seen; stored without a model, a pixel "
-        "takes 8.",
+        "The model needs 1.600 bits for a pixel's value in real drawings that it has not seen; stored without a model, "
+        "a value takes 8.",
     ]
     finish_run(root, source="doodles")
     assert all("stand-in drawings" in sentence for sentence in summary.describe_run(root))

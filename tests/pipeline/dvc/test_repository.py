@@ -52,7 +52,7 @@ def test_a_run_from_its_arguments_to_the_report(repository: Path, capfd: pytest.
     assert out.endswith(f"report: {repository.as_uri()}/reports/index.html\n")
     assert "my%20project" in out
     assert re.search(r"^A classifier names the right class for \S+% of the generated drawings", out, re.MULTILINE)
-    assert re.search(r"^The model needs \S+ bits for a pixel of real drawings", out, re.MULTILINE)
+    assert re.search(r"^The model needs \S+ bits for a pixel's value in real drawings", out, re.MULTILINE)
     assert "params.yaml holds the settings of this run; `git restore params.yaml` goes back\n" in out
     assert "compared with" not in out, "there is no earlier run"
     assert "Prefect" not in out and "dvc push" not in out, "no hints on what nobody has asked for"

@@ -21,8 +21,8 @@ CLASSES = (
     "guessing gives 5.0%."
 )
 LIKELIHOOD = (
-    "The model needs 1.604 bits for a pixel of real drawings that it has not seen; "
-    "stored without a model, a pixel takes 8."
+    "The model needs 1.604 bits for a pixel's value in real drawings that it has not seen; "
+    "stored without a model, a value takes 8."
 )
 
 
@@ -93,8 +93,8 @@ def test_the_third_sentence_is_left_out_without_evidence(metrics: dict[str, Metr
 def test_overfitting_is_said_if_the_intervals_are_apart() -> None:
     run = METRICS | {"training_bits_per_dim": MetricValue(1.2, 1.17, 1.23, 1.6041)}
     assert describe_metrics(run)[1] == (
-        "The model needs 1.604 bits for a pixel of real drawings that it has not seen, but 1.200 for one that it was "
-        "trained on: it overfits."
+        "The model needs 1.604 bits for a pixel's value in real drawings that it has not seen, but 1.200 for one that "
+        "it was trained on: it overfits."
     )
 
 
