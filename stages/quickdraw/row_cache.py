@@ -161,9 +161,8 @@ class RowFile:
                 records["pixels"] = pixels[start : start + RECORDS_PER_BLOCK]
                 records["checksum"] = _checksums(records)
                 file.write(records.data)
-        self._end += (
-            len(rows) * self._record.itemsize
-        )  # not reached if writing fails, so the next attempt overwrites it
+        # Not reached if writing fails, so the next attempt overwrites what it wrote.
+        self._end += len(rows) * self._record.itemsize
 
     def _read_header(self, content: bytes) -> str:
         """The version in a header. Raises `ValueError` for the header of another class, size or format."""
