@@ -279,7 +279,7 @@ function choosePen(button, colour) {
 
 function addPens() {
   const ink = model.paper[0] < 128 ? 255 : 0;
-  const pens = channels === 1 ? [["Pen", ink], ["Rubber", model.paper[0]]] : COLOURS;
+  const pens = channels === 1 ? [["Pen", ink], ["Eraser", model.paper[0]]] : COLOURS;
   for (const [name, ...colour] of pens) {
     const button = document.createElement("button");
     button.type = "button";
