@@ -54,7 +54,7 @@ def restored_workspace(workspace: tuple[Path, Params], monkeypatch: pytest.Monke
 def test_an_unchanged_workspace_matches(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify"]) == 0
     assert capsys.readouterr().out == (
-        f"{PAGE} matches this workspace: 14 files and {len(Params.model_fields)} settings are those it was made from\n"
+        f"{PAGE} matches this workspace: 17 files and {len(Params.model_fields)} settings are those it was made from\n"
     )
 
 

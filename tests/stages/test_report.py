@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load_file, save_file
@@ -355,7 +356,7 @@ def test_the_page_has_the_sentences_that_the_terminal_prints(finished: Path) -> 
     metrics, _ = inputs_of(finished)
     [classes, likelihood, *_] = describe_metrics(metrics, "real", 30)
     for sentence in (classes, likelihood):
-        assert html(finished).count(f"<p>{sentence}</p>") == 1
+        assert html(finished).count(f"<p>{escape(sentence)}</p>") == 1
 
 
 def inputs_of(folder: Path) -> tuple[dict[str, metric_values.MetricValue], Any]:

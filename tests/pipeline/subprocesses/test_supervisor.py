@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,16 +52,21 @@ def eventually(condition: Callable[[], bool], seconds: float = 120) -> bool:
 
 
 def all_ended(folder: Path) -> bool:
-    return not any(
-        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids(folder)
-    )
+
+    def ended(pid: int) -> bool:
+        try:
+            return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+    return all(map(ended, pids(folder)))
 
 
 @pytest.fixture(autouse=True)
 def kill_remaining_processes(tmp_path: Path) -> Iterator[None]:
     yield
     for pid in pids(tmp_path):
-        if psutil.pid_exists(pid):
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
