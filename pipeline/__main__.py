@@ -156,7 +156,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--tile", help="height and width of the tiles of a sheet: 28x28")
     command.add_argument("--class", dest="class_name", metavar="NAME", help="the class of all pictures")
     command.add_argument("--images", metavar="NAME", help="the array of pictures in an .npz file")
-    command.add_argument("--labels", metavar="NAME", help="the array of labels in an .npz file")
+    command.add_argument(
+        "--labels",
+        metavar="NAME",
+        help="the array of labels in an .npz file; or the column of labels in a CSV file: its name, first or last",
+    )
     command.set_defaults(execute=_import)
 
     command = commands.add_parser(

@@ -61,6 +61,8 @@ def reader(what: Path) -> Reader:
     if not what.exists():
         raise PictureError(f"{what} does not exist")
     match what.suffix.lower():
+        case ".gz" if what.name.lower().endswith(".csv.gz"):
+            return table.read_csv  # pandas unpacks it
         case ".npy":
             return arrays.read_npy
         case ".npz":
@@ -77,7 +79,7 @@ def reader(what: Path) -> Reader:
         return arrays.read_idx
     raise PictureError(
         f"{what}: unknown kind of file; expected: a folder or a .zip of class folders, a picture, .npy, .npz, .csv, "
-        ".ndjson, or an IDX file such as train-images-idx3-ubyte.gz"
+        ".csv.gz, .ndjson, or an IDX file such as train-images-idx3-ubyte.gz"
     )
 
 

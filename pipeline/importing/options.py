@@ -22,7 +22,7 @@ class Options:
       tile: height and width of the tiles of a sheet; None if a picture is one picture.
       class_name: the class of pictures whose file or folder names none.
       images: the name of the array of pictures in an .npz file; None finds it.
-      labels: the name of the array of labels.
+      labels: the name of the array of labels; of a CSV file the column of the labels, by its name, `first` or `last`.
     """
 
     size: tuple[int, int] | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ def read_csv(path: Path, options: Options, notify: Notify) -> Iterator[Batch]:
                 yield from _strokes(path, chunks, options, notify)
             else:
                 yield from _pixels(path, chunks, options, notify)
-    except (ValueError, UnicodeError) as error:  # also those of pandas' parser
+    # `ValueError` is also an error of pandas' parser; the last three are those of gzip.
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise PictureError(f"{path}: it cannot be read ({one_line(error)})") from None
 
 
@@ -66,8 +69,7 @@ def _pixels(path: Path, chunks: Iterable[Any], options: Options, notify: Notify)
     label = None
     for chunk in chunks:
         if scale is None:
-            named = [column for column in chunk.columns if str(column).casefold() in LABEL_COLUMNS]
-            label = named[0] if named else None if options.class_name else chunk.columns[0]
+            label = _label_column(path, chunk, options, notify)
             order = pixels.layout((len(chunk), chunk.shape[1] - (label is not None)))
         values = chunk.drop(columns=[] if label is None else [label]).to_numpy()
         if values.dtype.kind not in "biuf":
@@ -87,6 +89,31 @@ def _pixels(path: Path, chunks: Iterable[Any], options: Options, notify: Notify)
             yield name, arranged[names == name]
     if scale is None:
         raise PictureError(f"{path}: it has no lines")
+
+
+def _label_column(path: Path, lines: Any, options: Options, notify: Notify) -> Any:
+    """The column of the labels, from the first lines; None if `class_name` is the label of all.
+
+    It is the column with a usual name, or else the first; but the last if the first has one value, as a corner of
+    drawings has, and the last has several.
+    """
+    first, last = lines.columns[0], lines.columns[-1]
+    if options.labels:
+        columns = {str(column): column for column in lines.columns} | {"first": first, "last": last}
+        if options.labels not in columns:
+            raise PictureError(
+                f"{path}: it has no column {one_line(repr(options.labels))}; expected: a name in its first line, first "
+                "or last"
+            )
+        return columns[options.labels]
+    if named := [column for column in lines.columns if str(column).casefold() in LABEL_COLUMNS]:
+        return named[0]
+    if options.class_name:
+        return None
+    if lines[first].nunique() == 1 < lines[last].nunique():
+        notify(f"{path.name}: the labels are in the last column, because the first has one value")
+        return last
+    return first
 
 
 def _class_name(value: object) -> str:

@@ -163,6 +163,35 @@ def test_a_csv_file_with_a_label_and_the_pixels_in_each_line(tmp_path: Path, hea
     assert_classes(imported(tmp_path / "train.csv"), GREY, LABELS, (784,))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+@pytest.mark.parametrize("options", [(), ("--labels", "last"), ("--labels", "784")])
+def test_labels_in_the_last_column_of_a_csv_file_are_found(
+    tmp_path: Path, options: tuple[str, ...], suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = GREY.copy()
+    images[:, 0, 0] = 0  # a corner of drawings is empty, so the first column cannot be the label
+    lines = "".join(
+        ",".join(map(str, [*image.ravel(), label])) + "\n" for label, image in zip(LABELS, images, strict=True)
+    )
+    open_file = gzip.open if suffix.endswith(".gz") else open
+    with open_file(tmp_path / f"train{suffix}", "wt") as file:
+        file.write(lines)
+    assert_classes(imported(tmp_path / f"train{suffix}", *options), images, LABELS, (784,))
+    assert ("the labels are in the last column" in capsys.readouterr().out) == (not options)
+
+
+def test_a_column_of_labels_that_is_not_there_and_a_damaged_archive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("kind,a,b\n1,2,3\n")
+    assert main(["import", str(tmp_path / "a.csv"), str(tmp_path / "out"), "--labels", "type"]) == 1
+    assert "it has no column 'type'; expected: a name in its first line, first or last" in capsys.readouterr().err
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"1,2,3\n" * 5000)[:40])
+    assert main(["import", str(tmp_path / "b.csv.gz"), str(tmp_path / "out")]) == 1
+    assert "b.csv.gz: it cannot be read (" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "filename", ["cat.npy", "full_numpy_bitmap_cat.npy", "full%2Fnumpy_bitmap%2Fcat.npy", "cat (1).npy"]
 )
