@@ -1,5 +1,6 @@
 """Datasets that TensorFlow Datasets has prepared are read as `tfds.load` reads them. Tiny ones are prepared here."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ import tensorflow_datasets as tfds
 from stages import command, extract
 from stages import filter as filter_stage
 from stages.common.errors import StageError
+from stages.inference import trained_model
 from stages.params import Params
 from stages.quickdraw import sources
 from stages.quickdraw.labels import numbered
 from stages.quickdraw.mirrors import Pixels
 from stages.quickdraw.tfds_sets import class_names
 from tests.settings import write
+from tests.stages import tiny_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of TensorFlow Datasets
 NAMES = ["T-shirt/top", "Bag", "bee"]
@@ -51,8 +54,12 @@ class TinyGrey(Tiny):
 
 class TinyColour(Tiny):
     SHAPE = (32, 32, 3)
-    SPLITS: ClassVar = {"train": 20}
+    SPLITS: ClassVar = {"train": 20, "test": 6}
     FEATURES: ClassVar = {"id": np.int64}
+
+
+class TinyUnsplit(Tiny):
+    SPLITS: ClassVar = {"train": 9}
 
 
 class TinyVarying(Tiny):
@@ -67,7 +74,7 @@ class TinyTwoLabels(Tiny):
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data_dir = tmp_path_factory.mktemp("prepared")
     tfds.display_progress_bar(False)
-    for builder in (TinyGrey, TinyColour, TinyVarying, TinyTwoLabels):
+    for builder in (TinyGrey, TinyColour, TinyUnsplit, TinyVarying, TinyTwoLabels):
         builder(data_dir=data_dir).download_and_prepare()
     return data_dir
 
@@ -136,14 +143,32 @@ def test_a_run_can_hold_out_a_share(full_run: Params, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == "what will be learned: reports/drawings.png\n", "no warnings of TensorFlow"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "shape"), [("tiny_grey", (28, 28, 1)), ("tiny_colour", (32, 32, 3))])
+def test_a_whole_run_measures_the_likelihood_of_the_split_test(
+    name: str, shape: tuple[int, ...], full_run: Params, data_dir: Path, tmp_path: Path
+) -> None:
+    changes = {"source": f"tfds:{name}", "classes": ("bee", "T-shirt-top"), "num_drawings": "all", "holdout": "test"}
+    tiny_run.run(tmp_path, tiny_run.settings(full_run).model_copy(update=changes))
+
+    images, labels = loaded(name, "test", data_dir)
+    model = trained_model.load()
+    bits = [model.bits_per_dim(images[labels == label], class_names(NAMES)[label]) for label in (0, 2)]
+    metrics = json.loads(Path("reports/metrics.json").read_text())
+    assert metrics["heldout_bits_per_dim"] == pytest.approx(np.concatenate(bits).mean(), rel=1e-5)
+    assert np.load("data/sample/samples.npy").shape[2:] == shape
+    page = Path("reports/index.html").read_text()
+    assert f"<title>quickdraw-pixelcnn: {name}, " in page and f"--shape: {shape[1]} / {shape[0]}" in page
+
+
 def test_a_source_without_a_split_test_is_a_one_line_error(
     full_run: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"source": "tfds:tiny_colour", "num_drawings": "all", "holdout": "test", "classes": ("bee",)}
+    changes = {"source": "tfds:tiny_unsplit", "num_drawings": "all", "holdout": "test", "classes": ("bee",)}
     write(Path(), full_run.model_copy(update=changes).model_dump(mode="json"))
     assert command.run(extract.main, extract.__doc__, []) == 0
     assert command.run(filter_stage.main, filter_stage.__doc__, []) == 1
-    message = "error: holdout is test, but tfds:tiny_colour has no split test; set holdout to a number"
+    message = "error: holdout is test, but tfds:tiny_unsplit has no split test; set holdout to a number"
     assert capsys.readouterr().err.splitlines()[-1] == message
 
 
