@@ -2,7 +2,8 @@
 
 It is read with TensorFlow Datasets, from the files of the prepared dataset alone: no code of a dataset runs, and
 nothing is downloaded. Its drawings are in the order in which they are stored: first those of the split `train`, by row,
-and then those of the split `test`.
+and then those of the split `test`. So the first N are those of `tfds.load(…, split="train[:N]")`, which interleaves the
+files of a dataset that is stored in several.
 """
 
 from __future__ import annotations

@@ -58,6 +58,10 @@ class TinyColour(Tiny):
     FEATURES: ClassVar = {"id": np.int64}
 
 
+class TinySharded(Tiny):
+    """Stored in several files."""
+
+
 class TinyUnsplit(Tiny):
     SPLITS: ClassVar = {"train": 9}
 
@@ -76,6 +80,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tfds.display_progress_bar(False)
     for builder in (TinyGrey, TinyColour, TinyUnsplit, TinyVarying, TinyTwoLabels):
         builder(data_dir=data_dir).download_and_prepare()
+    TinySharded(data_dir=data_dir).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3))
     return data_dir
 
 
@@ -109,6 +114,15 @@ def test_the_first_drawings_are_those_of_tensorflow_datasets(name: str, shape: t
     assert np.array_equal(source.pixels(index).reshape(17, *shape), images)
     some = index.iloc[[16, 3, 3, 9]]
     assert np.array_equal(source.pixels(some).reshape(4, *shape), images[[16, 3, 3, 9]])
+
+
+def test_the_first_drawings_of_several_files_are_the_same_ones(data_dir: Path) -> None:
+    assert len(list((data_dir / "tiny_sharded").rglob("*train.tfrecord*"))) == 3
+    images, _ = loaded("tiny_sharded", "train[:17]", data_dir)
+    source = sources.open_source("tfds:tiny_sharded", Path())
+    pixels = source.pixels(source.index(17))
+    assert sorted(pixels.tolist()) == sorted(images.reshape(17, -1).tolist())
+    assert np.array_equal(source.pixels(source.index(30))[:17], pixels)
 
 
 def run_stages(full_run: Params, **changes: object) -> tuple[pd.DataFrame, Pixels]:
