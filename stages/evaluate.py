@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from stages.common import device, files
 from stages.common.classes import class_indices
 from stages.common.errors import StageError
 from stages.common.progress import progress
-from stages.metrics import compute, pixels
+from stages.metrics import compute, pixels, subsets
 from stages.metrics.catalogue import (
     COMPLETED_DRAWINGS,
     GENERATED_DRAWINGS,
@@ -56,6 +56,7 @@ METRICS_COLUMNS = ("metric", "label", "name", "value", "low", "high", "reference
 
 LABEL_ACCURACY_DRAWINGS = 160  # or one per class if there are more classes; the model scores each under every label
 TRAINING_DRAWINGS = 400
+MEASURED_DRAWINGS = 4096  # whose pixels are in memory at a time
 TOP_PREDICTIONS = 3  # the judge's likeliest classes to store per drawing
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "tensorflow", "tf-keras")
 
@@ -79,13 +80,14 @@ def main(settings: Params) -> None:
         folder = outputs.enter_context(files.atomic_folder(evaluation.FOLDER))
         metrics_file, *tables = (outputs.enter_context(files.atomic_file(path)) for path in (SUMMARY, *TABLES))
         heldout, training = data.where(data.heldout), data.where(~data.heldout)
-        pixel_bits = bits_by_pixel(trained, heldout, "held-out drawings")
-        bits = bits_per_dim(pixel_bits, data)
+        bits, pixel_bits = likelihood(trained, heldout, "held-out drawings")
         training_subset = training.where(in_proportion(training.labels, heldout.labels, TRAINING_DRAWINGS))
-        training_bits = bits_per_dim(bits_by_pixel(trained, training_subset, "training drawings"), data)
+        training_bits, _ = likelihood(trained, training_subset, "training drawings")
         label_subset = heldout.where(first_of_each_class(heldout.labels, LABEL_ACCURACY_DRAWINGS))
 
-        real, real_predictions, real_nearest = score(judge, heldout.images, heldout.labels, training.images)
+        is_compared = subsets.compared(heldout.labels)
+        compared = heldout.where(is_compared)
+        real, real_predictions, real_nearest = score(judge, compared.images[:], compared.labels, training.images)
         labels = np.repeat([known.label for known in classes], per_class)
         generated, predictions, nearest = score(
             judge, generated_images.reshape(-1, *data.image_shape), labels, training.images
@@ -93,7 +95,7 @@ def main(settings: Params) -> None:
         rows = [
             *compute.likelihood(
                 len(classes),
-                Scores(bits, real.class_indices),
+                Scores(bits, class_indices(heldout.labels, classes)),
                 Scores(training_bits, class_indices(training_subset.labels, classes)),
                 Scores(own_label_is_likeliest(trained, label_subset), class_indices(label_subset.labels, classes)),
             ),
@@ -106,9 +108,9 @@ def main(settings: Params) -> None:
         training_rows = np.flatnonzero(~data.heldout)
         write_arrays(
             folder / evaluation.ARRAYS,
-            pixel_bits=np.stack([pixel_bits[real.class_indices == i].mean(axis=0) for i in range(len(classes))]),
-            heldout_rows=np.flatnonzero(data.heldout),
-            heldout_bits_per_dim=bits,
+            pixel_bits=pixel_bits,
+            heldout_rows=np.flatnonzero(data.heldout)[is_compared],
+            heldout_bits_per_dim=bits[is_compared],
             **describe_drawings("heldout", real_predictions, training_rows[real_nearest], real.nearest_distances),
             **describe_drawings("generated", predictions, training_rows[nearest], generated.nearest_distances),
         )
@@ -126,7 +128,7 @@ def main(settings: Params) -> None:
         names = [known.name for known in classes]
         pairs = zip(generated.class_indices, generated.predicted, strict=True)
         write_table(tables[0], METRICS_COLUMNS, metric_rows(rows, classes))
-        write_table(tables[1], *class_table(rows, classes, real.class_indices))
+        write_table(tables[1], *class_table(rows, classes, class_indices(heldout.labels, classes)))
         write_table(
             tables[2],
             ("requested", "predicted"),
@@ -144,8 +146,8 @@ def check_shapes(drawings: tuple[int, ...], trained: tuple[int, ...], generated:
 # --- The likelihood of real drawings ---
 
 
-def bits_by_pixel(trained: model.Model, data: Drawings, what: str) -> npt.NDArray[np.float64]:
-    """-log2 of the probability of each pixel of drawings given their class, (N, height, width).
+def bits_by_pixel(trained: model.Model, data: Drawings, what: str) -> Iterator[npt.NDArray[np.float64]]:
+    """-log2 of the probability of each pixel of drawings given their class, (N, height, width), in blocks of N.
 
     Args:
       trained: the model.
@@ -157,12 +159,31 @@ def bits_by_pixel(trained: model.Model, data: Drawings, what: str) -> npt.NDArra
 
     measure = PixelBits(trained.config, network.kernels(trained.config, trained.weights))
     with progress("evaluate: likelihood", len(data.labels), what) as add:
-        return measure(data.images, trained.condition(data.labels), add)
+        for start in range(0, len(data.labels), MEASURED_DRAWINGS):
+            block = slice(start, start + MEASURED_DRAWINGS)
+            yield measure(data.images[block], trained.condition(data.labels[block]), add)
 
 
-def bits_per_dim(pixel_bits: npt.NDArray[np.float64], data: Drawings) -> npt.NDArray[np.float64]:
-    """The bits of each drawing, divided by its number of values, (N,), from the bits of its pixels."""
-    return np.asarray(pixel_bits.reshape(len(pixel_bits), -1).mean(axis=1) / data.image_shape[2])
+def likelihood(
+    trained: model.Model, data: Drawings, what: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Measure the likelihood of drawings given their class; the arguments are those of `bits_by_pixel`.
+
+    Returns:
+      The bits of each drawing, divided by its number of values, (N,), and for each class the mean bits of each pixel,
+      (classes, height, width).
+    """
+    height, width, channels = data.image_shape
+    bits = np.empty(len(data.labels))
+    indices = class_indices(data.labels, trained.classes)
+    sums = np.zeros((len(trained.classes), height, width))
+    done = 0
+    for pixel_bits in bits_by_pixel(trained, data, what):
+        block = slice(done, done := done + len(pixel_bits))
+        bits[block] = pixel_bits.reshape(len(pixel_bits), -1).mean(axis=1) / channels
+        np.add.at(sums, indices[block], pixel_bits)
+    counts = np.bincount(indices, minlength=len(sums))
+    return bits, sums / np.maximum(counts, 1)[:, np.newaxis, np.newaxis]
 
 
 def own_label_is_likeliest(trained: model.Model, drawings: Drawings) -> npt.NDArray[np.bool_]:
@@ -174,15 +195,15 @@ def own_label_is_likeliest(trained: model.Model, drawings: Drawings) -> npt.NDAr
         drawings.images[rows], np.tile(labels, len(drawings.labels)), drawings.names[rows], drawings.heldout[rows]
     )
     what = f"pairs of {len(drawings.labels)} held-out drawings and {num_classes} classes"
-    bits = bits_by_pixel(trained, relabelled, what).mean(axis=(1, 2)).reshape(-1, num_classes)
-    return np.asarray(labels[bits.argmin(axis=1)] == drawings.labels)
+    bits, _ = likelihood(trained, relabelled, what)
+    return np.asarray(labels[bits.reshape(-1, num_classes).argmin(axis=1)] == drawings.labels)
 
 
 # --- The judge's predictions, and the nearest training drawings ---
 
 
 def score(
-    judge: classifier.Judge, images: npt.NDArray[np.uint8], labels: npt.NDArray[Any], training: npt.NDArray[np.uint8]
+    judge: classifier.Judge, images: npt.NDArray[np.uint8], labels: npt.NDArray[Any], training: dataset.Images
 ) -> tuple[ScoredDrawings, classifier.Predictions, npt.NDArray[np.int64]]:
     """Apply the judge to drawings, and find their nearest training drawings.
 
@@ -195,10 +216,10 @@ def score(
     Returns:
       What the metrics need, the judge's predictions, and the row in `training` of each nearest drawing, (N,).
     """
-    predictions = judge.predict(np.asarray(images))
+    predictions = judge.predict(images)
     distances, nearest = pixels.nearest(images, training)
     scored = ScoredDrawings(
-        images=np.asarray(images),
+        images=images,
         class_indices=class_indices(labels, judge.classes),
         predicted=predictions.probabilities.argmax(axis=1),
         features=predictions.features,
@@ -235,9 +256,9 @@ def measure_completions(
       completed: the completions.
     """
     given = np.concatenate([completed.drawings, np.repeat(completed.drawings, completions.COMPLETIONS)])
-    whole = np.concatenate([data.images[completed.drawings], completed.images.reshape(-1, *data.images.shape[1:])])
+    whole = np.concatenate([data.images[completed.drawings], completed.images.reshape(-1, *data.image_shape)])
     drawings = Drawings(whole, data.labels[given], data.names[given], data.heldout[given])
-    bits = bits_by_pixel(trained, drawings, "held-out drawings and their completions")
+    bits = np.concatenate(list(bits_by_pixel(trained, drawings, "held-out drawings and their completions")))
     upper = np.array(data.images[completed.drawings])
     upper[:, completed.rows :] = 0
     predicted = judge.predict(np.concatenate([whole, upper])).probabilities.argmax(axis=1)

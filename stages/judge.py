@@ -65,14 +65,14 @@ def train(data: Drawings, classes: Sequence[Class], steps: int, seed: int) -> Ju
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
 
     random = np.random.default_rng(seed)
-    images, targets = np.asarray(data.images), class_indices(data.labels, classes)
+    targets = class_indices(data.labels, classes)
     queue = np.zeros(0, np.int64)  # indices of the next drawings
     with progress("judge", steps * BATCH_SIZE, "drawings") as add:
         for _ in range(steps):
             while len(queue) < BATCH_SIZE:
-                queue = np.concatenate([queue, random.permutation(len(images))])
+                queue = np.concatenate([queue, random.permutation(len(targets))])
             batch, queue = queue[:BATCH_SIZE], queue[BATCH_SIZE:]
-            shifted = shift_images(images[batch], random.integers(-max_shift, max_shift + 1, (BATCH_SIZE, 2)))
+            shifted = shift_images(data.images[batch], random.integers(-max_shift, max_shift + 1, (BATCH_SIZE, 2)))
             step(tf.constant(shifted, tf.float32), tf.constant(targets[batch]))
             add(BATCH_SIZE)
     return judge

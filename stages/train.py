@@ -282,7 +282,7 @@ def fit(
     start, last_saved = 0, None
 
     def measure_heldout(step: int) -> None:
-        bits = trainer.evaluate(subset.images, condition(subset.labels), order.batch_size)
+        bits = trainer.evaluate(subset.images[:], condition(subset.labels), order.batch_size)
         log.add(Loss(step, step * order.batch_size, "heldout", float(bits.mean())))
         log.draw_frame(step)
 

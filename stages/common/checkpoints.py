@@ -46,12 +46,12 @@ class Checkpoint(NamedTuple):
     arrays: Arrays
 
 
-def run_key(described: object, data: Iterable[npt.NDArray[Any]], libraries: Iterable[str]) -> str:
+def run_key(described: object, data: Iterable[Any], libraries: Iterable[str]) -> str:
     """Return a hash of a run's settings, its data, the project's loaded modules and library versions.
 
     Args:
       described: the settings, with a complete `repr`.
-      data: the input arrays.
+      data: the input arrays, or images that are read when they are indexed.
       libraries: the names of distributions whose versions affect the result.
 
     Returns:
@@ -60,7 +60,7 @@ def run_key(described: object, data: Iterable[npt.NDArray[Any]], libraries: Iter
     digest = hashlib.sha256(repr(described).encode())
     for array in data:
         digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
+        files.hash_array(digest, array)
     for library in sorted(libraries):
         digest.update(f"{library} {version(library)}".encode())
     loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "stages"}

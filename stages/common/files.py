@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from stages.common.locks import file_lock
 
 TEMPORARY_PREFIX = ".writing-"  # of the names of temporary folders
+HASHED_ROWS = 4096  # of an array that may be larger than memory, at a time
 
 
 @contextmanager
@@ -76,6 +78,12 @@ def sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hash_array(digest: "hashlib._Hash", array: Any) -> None:
+    """Add the bytes of an array, or of images that are read when they are indexed, block by block to a digest."""
+    for start in range(0, len(array), HASHED_ROWS):
+        digest.update(array[start : start + HASHED_ROWS].tobytes())
 
 
 @contextmanager

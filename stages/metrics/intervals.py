@@ -12,6 +12,7 @@ import numpy.typing as npt
 LEVEL = 0.95
 Z_SCORE = 1.959964  # a normal distribution lies within this many standard deviations of its mean with probability LEVEL
 BOOTSTRAP_RESAMPLES = 1000
+RESAMPLED_VALUES = 10_000_000  # in memory at a time
 HALF_SPLITS = 50  # random splits of two sets into halves; the standard error is then right to about a tenth
 SEED = 0
 
@@ -52,9 +53,14 @@ def estimate_mean(scores: npt.NDArray[Any], design_effect: float = 1.0) -> Estim
         return Estimate(mean, mean, mean)
     from scipy.stats import bootstrap
 
-    random = np.random.default_rng(SEED)
     interval = bootstrap(
-        (values,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, confidence_level=LEVEL, method="percentile", rng=random
+        (values,),
+        np.mean,
+        n_resamples=BOOTSTRAP_RESAMPLES,
+        batch=max(1, RESAMPLED_VALUES // len(values)),
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
     ).confidence_interval
     scale = math.sqrt(design_effect)
     return Estimate(mean, mean - scale * float(mean - interval.low), mean + scale * float(interval.high - mean))

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 
+BLOCK_VALUES = 64 << 20  # of training drawings that are compared at a time; each takes four bytes
+INK_BLOCK = 1024  # drawings whose ink is measured at a time
+
 MEMORISED_QUANTILE = 0.01
 # Rounding puts a drawing up to 1e-6 away from itself; two drawings that differ are at least 1 / 255 apart.
 DISTANCE_TOLERANCE = 1e-3
 
 
-def nearest(drawings: Images, training: Images) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+class Indexable(Protocol):
+    """Images that are read when they are indexed, so that all of them need not fit into memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+def nearest(drawings: Images, training: Indexable) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """The nearest training drawing of each drawing: the distances and the row indices in `training`.
 
     Distances are Euclidean, in pixels of full ink: 1 is one value black instead of white.
@@ -24,9 +36,16 @@ def nearest(drawings: Images, training: Images) -> tuple[npt.NDArray[np.float64]
     def flat(images: Images) -> npt.NDArray[np.float32]:
         return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
 
-    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat(training))
-    distances, indices = search.kneighbors(flat(drawings))
-    return distances[:, 0].astype(np.float64), indices[:, 0].astype(np.int64)
+    flat_drawings = flat(drawings)
+    nearest_distances = np.full(len(drawings), np.inf)
+    nearest_rows = np.zeros(len(drawings), np.int64)
+    block = max(1, BLOCK_VALUES // math.prod(drawings.shape[1:]))
+    for start in range(0, len(training), block):
+        search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat(training[start : start + block]))
+        distances, rows = (found[:, 0] for found in search.kneighbors(flat_drawings))
+        nearer = distances < nearest_distances
+        nearest_distances[nearer], nearest_rows[nearer] = distances[nearer], start + rows[nearer]
+    return nearest_distances, nearest_rows
 
 
 def memorised(distances: npt.NDArray[np.float64], heldout_distances: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
@@ -41,6 +60,11 @@ def memorised(distances: npt.NDArray[np.float64], heldout_distances: npt.NDArray
 
 def ink(drawings: Images) -> dict[str, npt.NDArray[Any]]:
     """Ink statistics of each drawing, by metric: shares from 0 to 1, and whether the drawing is blank."""
+    blocks = [_ink(drawings[start : start + INK_BLOCK]) for start in range(0, max(1, len(drawings)), INK_BLOCK)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _ink(drawings: Images) -> dict[str, npt.NDArray[Any]]:
     share = drawings / 255
     flat = share.reshape(len(share), -1)
 

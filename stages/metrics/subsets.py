@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
+COMPARED_DRAWINGS = 10_000  # held-out drawings at most; their pixels, features and nearest drawings are in memory
+
 
 def rank_in_class(classes: npt.NDArray[Any]) -> Indices:
     """The position of each drawing among the drawings of its class: 0 for the first of each class."""
@@ -35,6 +37,11 @@ def in_proportion(labels: npt.NDArray[np.int16], others: npt.NDArray[np.int16], 
     for label, count in zip(values, counts, strict=True):
         quota[labels == label] = number * count / len(others)
     return np.asarray(rank_in_class(labels) < quota)
+
+
+def compared(labels: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
+    """A mask of the held-out drawings that generated ones are compared with: all, or of each class the first ones."""
+    return in_proportion(labels, labels, COMPARED_DRAWINGS)
 
 
 def halves(classes: Indices) -> tuple[Indices, Indices]:

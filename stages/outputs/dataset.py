@@ -6,17 +6,59 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from stages.common import tables
+from stages.common import files, tables
 from stages.common.classes import Class
 from stages.common.errors import StageError
 
 FOLDER = Path("data/filter")
 IMAGES = "images.npy"
 TABLE = "drawings.parquet"
+
+
+class Images(Protocol):
+    """(N, height, width, channels) uint8: an array, or rows of one in a file, which are read when they are indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """Some rows of an array, which may be larger than memory. Those that are indexed are copied into memory.
+
+    Attributes:
+      images: (M, height, width, channels) uint8.
+      rows: (N,) which of them.
+    """
+
+    images: Images
+    rows: npt.NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.images.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.images.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any, /) -> npt.NDArray[np.uint8]:
+        return np.asarray(self.images[self.rows[index]])
 
 
 @dataclass(frozen=True)
@@ -30,7 +72,7 @@ class Drawings:
       heldout: (N,) bool, True for drawings that are held out from training.
     """
 
-    images: npt.NDArray[np.uint8]
+    images: Images
     labels: npt.NDArray[np.int16]
     names: npt.NDArray[np.object_]
     heldout: npt.NDArray[np.bool_]
@@ -42,13 +84,20 @@ class Drawings:
         return height, width, channels
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Drawings:
-        """Return the drawings for which `mask`, (N,), is True, in the same order."""
-        return Drawings(self.images[mask], self.labels[mask], self.names[mask], self.heldout[mask])
+        """Return the drawings for which `mask`, (N,), is True, in the same order. Their images are not copied."""
+        rows = np.flatnonzero(mask)
+        whole = self.images
+        images = (
+            SelectedImages(whole.images, whole.rows[rows])
+            if isinstance(whole, SelectedImages)
+            else (SelectedImages(whole, rows))
+        )
+        return Drawings(images, self.labels[mask], self.names[mask], self.heldout[mask])
 
     def fingerprint(self) -> str:
         """The first eight digits of a SHA-256 of the drawings and their labels, in order."""
         digest = hashlib.sha256(np.asarray(self.labels, "<i2").tobytes())
-        digest.update(self.images.tobytes())
+        files.hash_array(digest, self.images)
         return digest.hexdigest()[:8]
 
     def classes(self, names: Sequence[str]) -> tuple[Class, ...]:

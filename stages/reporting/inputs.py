@@ -19,6 +19,7 @@ from stages import params
 from stages.common import files, tables
 from stages.common.errors import StageError
 from stages.metrics.catalogue import METRICS
+from stages.metrics.subsets import compared
 from stages.outputs import classifier, completions, dataset, evaluation, film, index, losses, model, samples
 from stages.outputs.losses import Loss
 from stages.params import Params, fingerprint
@@ -128,6 +129,7 @@ class Report:
       classes: in the order of the settings.
       training_drawings: how many drawings the model was trained on.
       heldout_drawings: how many drawings were held out.
+      compared_drawings: how many of them generated drawings are compared with.
       metrics: the value of each metric over all classes.
       loss: the training and held-out losses.
       film_steps: the number of training steps before each frame of the film.
@@ -146,6 +148,7 @@ class Report:
     classes: list[ClassReport]
     training_drawings: int
     heldout_drawings: int
+    compared_drawings: int
     metrics: dict[str, MetricValue]
     loss: list[Loss]
     film_steps: list[int]
@@ -370,15 +373,16 @@ def read(settings: Params) -> Report:
     heldout_rows = np.flatnonzero(drawings["heldout"])
     num_evaluated = settings.eval_samples_per_class
     arrays = read_arrays(len(known), num_evaluated, (images.shape[1], images.shape[2]))
-    _require(np.array_equal(arrays["heldout_rows"], heldout_rows), ARRAYS, f"has other drawings than {DRAWINGS}")
+    compared_rows = heldout_rows[compared(drawings["label"].to_numpy()[heldout_rows])]
+    _require(np.array_equal(arrays["heldout_rows"], compared_rows), ARRAYS, f"has other drawings than {DRAWINGS}")
 
     film_steps, learned = read_film(len(known), images.shape[1:])
     completed_rows, completed = read_completions([label for label, _ in known], images.shape[1:])
     heldout_distances = np.sort(arrays["heldout_distance"])
 
     def real_drawing(row: int) -> ReportDrawing:
-        index = int(np.searchsorted(heldout_rows, row))
-        if index == len(heldout_rows) or heldout_rows[index] != row:
+        index = int(np.searchsorted(compared_rows, row))
+        if index == len(compared_rows) or compared_rows[index] != row:
             return ReportDrawing(images[row])
         return evaluated_drawing("heldout", index, images[row], float(arrays["heldout_bits_per_dim"][index]))
 
@@ -456,6 +460,7 @@ def read(settings: Params) -> Report:
         classes=classes,
         training_drawings=len(drawings) - len(heldout_rows),
         heldout_drawings=len(heldout_rows),
+        compared_drawings=len(compared_rows),
         metrics=metrics,
         loss=read_loss(LOSS),
         film_steps=film_steps,

@@ -108,7 +108,7 @@ class Ours(Training):
         return model.Model(self.trainer.config, self.classes, self.settings.conditioning, weights)
 
     def heldout_bits(self) -> float:
-        bits = self.trainer.evaluate(self.heldout.images, self.condition(self.heldout.labels), self.order.batch_size)
+        bits = self.trainer.evaluate(self.heldout.images[:], self.condition(self.heldout.labels), self.order.batch_size)
         return float(bits.mean())
 
 

@@ -30,17 +30,30 @@ def drawings(number: int) -> Drawings:
 def test_bits_by_pixel_match_the_training_loss() -> None:
     trained = models.tiny()
     data = drawings(PixelBits.BATCH_SIZE + 3)
-    bits = stage.bits_by_pixel(trained, data, "drawings")
+    bits = np.concatenate(list(stage.bits_by_pixel(trained, data, "drawings")))
     assert bits.shape == (PixelBits.BATCH_SIZE + 3, 28, 28)
     weights = network.kernels(trained.config, trained.weights)
     expected = training.bits_per_dim(trained.config, weights, data.images, trained.condition(data.labels))
     np.testing.assert_allclose(bits.mean(axis=(1, 2)), expected, rtol=1e-5)
 
 
-def test_bits_per_dim_are_divided_by_the_channels() -> None:
-    images = np.zeros((2, 4, 4, 3), np.uint8)
-    data = Drawings(images, np.zeros(2, np.int16), np.array(["?"] * 2, object), np.ones(2, bool))
-    assert stage.bits_per_dim(np.full((2, 4, 4), 6.0), data).tolist() == [2.0, 2.0]
+def test_the_likelihood_is_measured_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = models.tiny()
+    data = drawings(11)
+    pixel_bits = np.concatenate(list(stage.bits_by_pixel(trained, data, "drawings")))
+    monkeypatch.setattr(stage, "MEASURED_DRAWINGS", 4)
+    bits, class_bits = stage.likelihood(trained, data, "drawings")
+    np.testing.assert_array_equal(bits, pixel_bits.reshape(11, -1).mean(axis=1))
+    expected = [pixel_bits[data.labels == known.label].mean(axis=0) for known in trained.classes]
+    np.testing.assert_array_equal(class_bits, expected)
+
+
+def test_bits_per_dim_are_divided_by_the_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = models.tiny()
+    data = Drawings(np.zeros((2, 4, 4, 3), np.uint8), drawings(2).labels, np.array(["?"] * 2, object), np.ones(2, bool))
+    monkeypatch.setattr(stage, "bits_by_pixel", lambda *_: iter([np.full((2, 4, 4), 6.0)]))
+    bits, _ = stage.likelihood(trained, data, "drawings")
+    assert bits.tolist() == [2.0, 2.0]
 
 
 def test_a_model_or_samples_of_another_shape_are_rejected() -> None:
@@ -61,8 +74,8 @@ def test_own_label_is_likeliest_matches_scoring_every_label(conditioning: str) -
     bits = []
     for known in trained.classes:
         relabelled = Drawings(data.images, np.full_like(data.labels, known.label), data.names, data.heldout)
-        bits.append(stage.bits_by_pixel(trained, relabelled, "drawings"))
-    likeliest = np.array([known.label for known in trained.classes])[np.mean(bits, axis=(2, 3)).argmin(axis=0)]
+        bits.append(stage.likelihood(trained, relabelled, "drawings")[0])
+    likeliest = np.array([known.label for known in trained.classes])[np.argmin(bits, axis=0)]
     correct = stage.own_label_is_likeliest(trained, data)
     assert correct.tolist() == (likeliest == data.labels).tolist()
 
@@ -70,7 +83,7 @@ def test_own_label_is_likeliest_matches_scoring_every_label(conditioning: str) -
 def test_the_progress_says_what_is_counted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.0)
     trained = models.tiny()
-    stage.bits_by_pixel(trained, drawings(4), "training drawings")
+    stage.likelihood(trained, drawings(4), "training drawings")
     assert "evaluate: likelihood: 4 of 4 training drawings (100%)" in capsys.readouterr().err
     stage.own_label_is_likeliest(trained, drawings(5))
     expected = "evaluate: likelihood: 15 of 15 pairs of 5 held-out drawings and 3 classes (100%)"

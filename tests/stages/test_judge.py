@@ -40,7 +40,7 @@ def trained() -> classifier.Judge:
 
 def test_it_predicts_the_classes_of_new_drawings(trained: classifier.Judge) -> None:
     new = bars_and_rings(60, 1)
-    predictions = trained.predict(new.images)
+    predictions = trained.predict(new.images[:])
     assert predictions.probabilities.shape == (60, 2)
     assert predictions.probabilities.sum(axis=1) == pytest.approx(1)
     assert predictions.features.shape == (60, 128)
@@ -64,7 +64,7 @@ def test_it_is_saved_and_loaded_unchanged(trained: classifier.Judge, tmp_path: P
     classifier.save(trained, tmp_path)
     loaded = classifier.load((28, 28, 1), tmp_path)
     assert loaded.classes == CLASSES
-    images = bars_and_rings(5, 2).images
+    images = bars_and_rings(5, 2).images[:]
     np.testing.assert_array_equal(loaded.predict(images).features, trained.predict(images).features)
 
 
@@ -89,7 +89,7 @@ def test_a_judge_of_drawings_with_other_channels_is_rejected(trained: classifier
 
 
 def test_drawings_are_shifted() -> None:
-    drawings = bars_and_rings(4, 3).images
+    drawings = bars_and_rings(4, 3).images[:]
     shifted = stage.shift_images(drawings, np.array([[0, 0], [2, 0], [0, -1], [-2, 2]]))
     np.testing.assert_array_equal(shifted[0], drawings[0])
     np.testing.assert_array_equal(shifted[1], np.roll(drawings[1], 2, 0))
@@ -110,7 +110,7 @@ def test_the_judge_is_not_trained_on_held_out_drawings(
     monkeypatch.chdir(tmp_path)
     write(tmp_path, settings.model_dump(mode="json"))
     (tmp_path / "data/filter").mkdir(parents=True)
-    np.save("data/filter/images.npy", data.images)
+    np.save("data/filter/images.npy", data.images[:])
     table = pd.DataFrame({"label": data.labels, "name": pd.Categorical(data.names), "heldout": heldout})
     table.to_parquet("data/filter/drawings.parquet")
     trained_on = []

@@ -53,7 +53,7 @@ def fit(
     trainer = Trainer(
         CONFIG,
         TrainingConfig(order.steps, learning_rate, seed=seed, **config),
-        train.initial_weights(CONFIG, seed, training.images, one_hot(training.labels)),
+        train.initial_weights(CONFIG, seed, training.images[:], one_hot(training.labels)),
     )
     return trainer, train.fit(trainer, order, data, one_hot, checkpoints, log)
 

@@ -118,15 +118,44 @@ def test_the_nearest_training_drawing_of_a_copy_is_the_original() -> None:
     assert pixels.nearest(one_pixel, np.zeros_like(one_pixel))[0] == pytest.approx([1])
 
 
+def test_the_nearest_of_more_training_drawings_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = noise(50, 0)
+    drawings = np.concatenate([noise(20, 1), training[[7, 48]]])
+    training[30] = training[7]  # of two at the same distance, the first
+    distances, rows = pixels.nearest(drawings, training)
+    monkeypatch.setattr(pixels, "BLOCK_VALUES", 9 * 784)
+    blockwise_distances, blockwise_rows = pixels.nearest(drawings, training)
+    np.testing.assert_array_equal(blockwise_rows, rows)
+    assert rows[-2:].tolist() == [7, 48]
+    np.testing.assert_allclose(blockwise_distances, distances, atol=1e-3)
+
+
+def test_at_most_some_held_out_drawings_are_compared_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.array([5, 7, 5, 5, 9, 5, 7, 5, 5, 5], np.int16)
+    assert subsets.compared(labels).all()
+    monkeypatch.setattr(subsets, "COMPARED_DRAWINGS", 5)
+    assert subsets.compared(labels).tolist() == [True, True, True, True, True, True, False, False, False, False]
+
+
+def test_an_interval_does_not_depend_on_how_many_values_are_resampled_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores = np.random.default_rng(0).normal(size=301)
+    estimate = intervals.estimate_mean(scores)
+    monkeypatch.setattr(intervals, "RESAMPLED_VALUES", 301 * 7)
+    assert intervals.estimate_mean(scores) == pytest.approx(estimate, abs=1e-12)
+
+
 def test_copies_count_as_memorised_even_if_held_out_drawings_repeat_training_ones() -> None:
     heldout = np.array([0.0, 1e-6] + [5.0] * 98)  # two repeated drawings, one of them with a rounding error
     assert pixels.memorised(np.array([0.0, 1e-6, 1 / 255, 5.0]), heldout).tolist() == [True, True, False, False]
 
 
-def test_ink_statistics() -> None:
+def test_ink_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     drawing = np.zeros((2, 28, 28, 1), np.uint8)
     drawing[0, 0] = 255
     drawing[0, 5, 27] = 100
+    monkeypatch.setattr(pixels, "INK_BLOCK", 1)
     ink = pixels.ink(drawing)
     assert ink["ink"].tolist() == pytest.approx([(28 + 100 / 255) / 784, 0])
     assert ink["grey"].tolist() == pytest.approx([1 / 784, 0])

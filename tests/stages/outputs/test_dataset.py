@@ -28,8 +28,23 @@ def test_drawings_are_read_and_selected(tmp_path: Path) -> None:
     data = dataset.load(tmp_path)
     training = data.where(~data.heldout)
     assert training.labels.tolist() == [26, 26, 323]
-    np.testing.assert_array_equal(training.images, data.images[[0, 2, 3]])
+    np.testing.assert_array_equal(training.images[:], data.images[[0, 2, 3]])
     assert data.classes(["tree", "bee"]) == (Class(323, "tree"), Class(26, "bee"))
+
+
+def test_selected_images_are_read_when_they_are_indexed(tmp_path: Path) -> None:
+    write(tmp_path, 6)
+    data = dataset.load(tmp_path)
+    assert isinstance(data.images, np.memmap), "a mapped file"
+    bees = data.where(data.labels == 26)
+    later = bees.where(np.array([False, True, True]))
+    assert isinstance(later.images, dataset.SelectedImages) and later.images.images is data.images
+    assert later.images.shape == (2, 28, 28, 1) and len(later.images) == 2 and later.images.dtype == np.uint8
+    np.testing.assert_array_equal(later.images[1], data.images[4])
+    np.testing.assert_array_equal(later.images[np.array([True, False])], data.images[[2]])
+    selected = later.images[:]
+    assert type(selected) is np.ndarray or not isinstance(selected.base, np.memmap)
+    np.testing.assert_array_equal(selected, data.images[[2, 4]])
 
 
 def test_the_fingerprint_is_of_the_drawings_and_their_labels(tmp_path: Path) -> None:
