@@ -13,7 +13,7 @@ from pipeline.importing.arrays import Batch, Notify
 from pipeline.importing.options import Options, PictureError
 from pipeline.importing.writer import Writer
 from stages.common import files
-from stages.common.errors import counted
+from stages.common.errors import counted, printable
 from stages.quickdraw import contact_sheet
 from stages.quickdraw.labels import as_yaml
 from stages.quickdraw.npy_header import describe_shape
@@ -41,9 +41,13 @@ def import_pictures(what: Path, folder: Path, options: Options, notify: Notify =
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PictureError(f"{folder} is not empty; choose a new folder")
     read = reader(what)
+
+    def notify_safely(line: str) -> None:  # it may contain names that are in a file
+        notify(printable(line))
+
     with files.atomic_folder(folder) as temporary:
         writer = Writer(temporary)
-        for name, images in read(what, options, notify):
+        for name, images in read(what, options, notify_safely):
             if len(images):
                 writer.add(name, pixels.prepare(images, options), str(what))
         if not sum(writer.counts.values()):

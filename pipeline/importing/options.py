@@ -3,12 +3,19 @@
 import re
 from dataclasses import dataclass
 
-from stages.common.errors import UserError, one_line
+from stages.common.errors import UserError, one_line, printable
 from stages.quickdraw.npy_header import MAX_SIDE, MIN_SIDE
 
 
 class PictureError(UserError):
-    """A file or an option cannot be used. The message names it, and says what to do."""
+    """A file or an option cannot be used. The message names it, and says what to do.
+
+    Args:
+      message: may contain names that are in a file.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,14 @@ def describe_os_error(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename is not None else " ".join(reason.split())
 
 
+def printable(text: str) -> str:
+    """Return untrusted text without characters that could control a terminal; line breaks are such characters too."""
+    return "".join(char if char.isprintable() else "�" for char in text)
+
+
 def one_line(text: object, max_length: int = 100) -> str:
     """Return untrusted text as one line that is safe to print: at most `max_length` printable characters."""
-    line = "".join(char if char.isprintable() else "�" for char in " ".join(str(text).split()))
+    line = printable(" ".join(str(text).split()))
     return line if len(line) <= max_length else line[: max_length - 1] + "…"
 
 

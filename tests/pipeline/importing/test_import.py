@@ -506,6 +506,13 @@ def _(folder: Path) -> Path:
     return folder / "bee.npy"
 
 
+@error("names that control a terminal", "{what}: \N{REPLACEMENT CHARACTER}[2J.npy: it holds pickled objects")
+def _(folder: Path) -> Path:
+    arrays: dict[str, Any] = {"\x1b[2J": np.array([{}], object)}
+    np.savez(folder / "a.npz", **arrays)
+    return folder / "a.npz"
+
+
 @error("arrays of unknown names", "{what}: no pictures and labels were found in its arrays 'p' and 'q'; name them: ")
 def _(folder: Path) -> Path:
     np.savez(folder / "a.npz", p=GREY, q=LABELS)
