@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.importing import pixels
-from pipeline.importing.arrays import Batch, Notify, read_npy
+from pipeline.importing.arrays import DAMAGE, Batch, Notify, read_npy
 from pipeline.importing.options import Options, PictureError
 from stages.common.errors import counted, list_names, one_line
 
@@ -28,8 +28,7 @@ Opener = Callable[[], "io.BufferedIOBase | Path"]
 def open_picture(file: object) -> pixels.Images:
     """A picture, turned as its EXIF data says, on paper, (height, width, 1 or 3). Of an animation, the first picture.
 
-    Raises:
-      ValueError, OSError: it cannot be read.
+    Raises an error of any kind if it cannot be read.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged metadata
@@ -116,7 +115,7 @@ def read_zip(path: Path, options: Options, notify: Notify) -> Iterator[Batch]:
 
             entries = [(PurePosixPath(info.filename), opener(info)) for info in members]
             yield from _pictures(str(path), entries, options, notify)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except DAMAGE as error:
         raise PictureError(f"{path}: it cannot be read ({one_line(error)})") from None
 
 
@@ -134,7 +133,7 @@ def _pictures(
             )
         try:
             picture = open_picture(opener())
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, zipfile.BadZipFile) as error:
+        except Exception as error:  # Pillow has errors of its own for each kind of damage, and archives have theirs
             skipped.append(f"{one_line(name)} ({one_line(error)})")
             continue
         number += 1
@@ -155,7 +154,7 @@ def read_sheet(path: Path, options: Options, notify: Notify) -> Iterator[Batch]:
         )
     try:
         sheet = open_picture(path)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow has errors of its own for each kind of damage
         raise PictureError(f"{path}: it cannot be read ({one_line(error)})") from None
     try:
         cut = pixels.tiles(sheet, options.tile)

@@ -55,7 +55,7 @@ def _strokes(path: Path, chunks: Iterable[Any], options: Options, notify: Notify
             for text in rows["drawing"]:
                 try:
                     drawings.append(draw(json.loads(text), options.size or (28, 28)))
-                except (TypeError, ValueError, IndexError, RecursionError):
+                except (TypeError, ValueError, IndexError, RecursionError, OverflowError):
                     skipped += 1
             if drawings:
                 yield options.class_name or str(name), np.stack(drawings)
@@ -73,7 +73,7 @@ def _pixels(path: Path, chunks: Iterable[Any], options: Options, notify: Notify)
             order = pixels.layout((len(chunk), chunk.shape[1] - (label is not None)))
         values = chunk.drop(columns=[] if label is None else [label]).to_numpy()
         if values.dtype.kind not in "biuf":
-            raise PictureError(f"{path}: its columns beside {label!r} are not numbers")
+            raise PictureError(f"{path}: its columns beside {one_line(repr(label))} are not numbers")
         if scale is None:
             scale = pixels.scale(values.dtype, float(values.min()), float(values.max()))
             if scale[2]:

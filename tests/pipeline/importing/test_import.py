@@ -606,6 +606,34 @@ def _(folder: Path) -> Path:
     return folder / "what"
 
 
+@error("encrypted pictures", "{what}: 1 picture left out, as they cannot be read: bee/a.png (File ")
+def _(folder: Path) -> Path:
+    save(folder / "a.png", GREY[0])
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.write(folder / "a.png", "bee/a.png")
+    content = bytearray((folder / "a.zip").read_bytes())
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(header) + flags] |= 1
+    (folder / "a.zip").write_bytes(content)
+    return folder / "a.zip"
+
+
+@error("a picture that Pillow fails on", "{what}: 1 picture left out, as they cannot be read: bee/a.tiff (")
+def _(folder: Path) -> Path:
+    save(folder / "what" / "bee" / "a.tiff", GREY[0])
+    path = folder / "what" / "bee" / "a.tiff"
+    offset_as_integer, offset_as_fraction = b"\x11\x01\x04\x00", b"\x11\x01\x05\x00"
+    assert offset_as_integer in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(offset_as_integer, offset_as_fraction))
+    return folder / "what"
+
+
+@error("a very long name of a column", "{what}: its columns beside ")
+def _(folder: Path) -> Path:
+    (folder / "a.csv").write_text(f"{'x' * 3000},b\n1,[\n")
+    return folder / "a.csv"
+
+
 @error("a sheet without its tiles", "{what}: it is one picture; if it is a sheet of many, say how large each is")
 def _(folder: Path) -> Path:
     save(folder / "a.png", GREY[0])
@@ -669,6 +697,7 @@ def test_what_cannot_be_imported_is_one_line_and_leaves_nothing(
     assert main(["import", str(what), str(tmp_path / "imported"), *options]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: {message.format(what=what)}") and err.count("\n") == 1, err
+    assert len(err) < 700, "also where a name in the file is long"
     assert not (tmp_path / "imported").exists()
 
 
