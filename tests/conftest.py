@@ -86,6 +86,21 @@ def opened(browser: Browser, path: Path, **options: Any) -> Iterator[Page]:
         assert {event for event in events if not event.startswith(("data:", "blob:"))} == {path.as_uri()}
 
 
+def inaccessible(page: Page) -> list[str]:
+    """What axe-core finds wrong with a page: the impact, the rule, and the first element that breaks it."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing").Axe()
+    found = axe.run(page).response["violations"]
+    return [f"{entry['impact']} {entry['id']}: {entry['nodes'][0]['html']:.200}" for entry in found]
+
+
+# The screens on which every page must be accessible: a desktop and a phone, light and dark.
+LOOKS: dict[str, dict[str, Any]] = {
+    f"{device} {scheme}": {"viewport": viewport, "has_touch": device == "phone", "color_scheme": scheme}
+    for device, viewport in {"desktop": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}.items()
+    for scheme in ("light", "dark")
+}
+
+
 def refused(browser: Browser, html: str, folder: Path) -> str:
     """Inject a script and an image into a page, check that neither runs, and return the browser's messages."""
     injected = folder / "injected.html"

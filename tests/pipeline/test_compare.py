@@ -26,7 +26,7 @@ from stages.reporting import html
 from stages.reporting.metric_values import MetricValue
 from stages.reporting.sheets import read_sheet
 from tests import fake_project
-from tests.conftest import opened, refused
+from tests.conftest import LOOKS, inaccessible, opened, refused
 from tests.settings import ROOT
 
 if TYPE_CHECKING:
@@ -333,6 +333,20 @@ def test_the_page_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
         images = page.locator("img")
         assert images.count() == 8 * (1 + 2) + 8 * (1 + 1)
         assert images.evaluate_all("all => all.every(image => image.complete && image.naturalWidth === 28)")
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing_wrong(browser: "Browser", tmp_path: Path, look: str) -> None:
+    path = tmp_path / "compare.html"
+    path.write_text(module.page([experiment("first", 0, 0.5), experiment(HOSTILE, 1, 0.75)]), encoding="utf-8")
+    with opened(browser, path, **LOOKS[look]) as page:
+        assert inaccessible(page) == [], "folded"
+        page.locator("details").evaluate_all("all => all.forEach((details) => { details.open = true; })")
+        assert inaccessible(page) == [], "everything open"
+        page.locator("img").first.evaluate("image => image.removeAttribute('alt')")
+        assert [line.partition(":")[0] for line in inaccessible(page)] == ["critical image-alt"]
 
 
 @pytest.mark.browser

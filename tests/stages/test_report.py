@@ -40,7 +40,7 @@ from stages.reporting import blind_review, charts, inputs, metric_values, page, 
 from stages.reporting import page as page_module
 from stages.reporting.html import shown_size
 from stages.reporting.sentences import describe_metrics
-from tests.conftest import opened, refused
+from tests.conftest import LOOKS, inaccessible, opened, refused
 from tests.settings import ROOT, write
 
 if TYPE_CHECKING:
@@ -959,6 +959,22 @@ def test_everything_has_enough_contrast(browser: Browser, input_files: Path, set
                 text for text, _ in contrasts
             }
             assert [contrast for contrast in contrasts if contrast[1] < 4.5] == []
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing_wrong(browser: Browser, finished: Path, look: str) -> None:
+    with opened(browser, finished / "reports/index.html", **LOOKS[look]) as page:
+        assert inaccessible(page) == [], "folded"
+        page.locator("#review-start").click()
+        assert inaccessible(page) == [], "the blind review in play"
+        for _ in range(10):
+            page.locator("#review-first").click()
+        open_details(page)
+        assert inaccessible(page) == [], "the reveal, and everything open"
+        page.locator(".tile").first.click()
+        assert inaccessible(page) == [], "a drawing enlarged"
 
 
 @pytest.mark.browser

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 from stages.inference.trained_model import TrainedModel, class_probabilities
 from stages.quickdraw.doodles import raster
+from tests.conftest import LOOKS, inaccessible
 from tests.pipeline.drawing.page_server import serving, untrained
 
 if TYPE_CHECKING:
@@ -164,3 +165,15 @@ def test_a_drawing_by_keyboard(browser: Browser, link: str, model: TrainedModel)
         completed = model.complete(drawing[np.newaxis], "bee", 8, rows=12)[0]
         np.testing.assert_array_equal(pixels(page, "#completions li:first-child canvas"), completed[0])
         expect(page.get_by_role("link", name=re.compile("Save completion"))).to_have_count(8)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing_wrong(browser: Browser, link: str, look: str) -> None:
+    with opened(browser, link, **LOOKS[look]) as page:
+        assert inaccessible(page) == [], "before the first line"
+        page.get_by_label("Class").select_option("tree")
+        page.get_by_role("button", name="A real drawing").click()
+        wait(page)
+        page.get_by_role("button", name="Surprise").click()
+        expect(page.locator("#legend")).to_contain_text("bits")
+        assert inaccessible(page) == [], "a drawing with its completions"
