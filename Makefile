@@ -21,7 +21,7 @@ OPTIONS = $(subst §,$(SPACE),$(patsubst %,-S '%',$(subst $(SPACE)§,§,$(WORDS)
 # Most tests use one core. A file's tests run in one process, because they share what its fixtures make.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help run test slow robustness flows graph coverage lint format types constraints clean
+.PHONY: help run test slow robustness flows graph coverage pictures lint format types constraints clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -50,6 +50,9 @@ graph: $(VENV)/.for-dev ## Check that dvc.yaml agrees with the code
 
 coverage: $(VENV)/.for-dev ## Report in htmlcov/ which lines the fast tests run
 	@$(VENV)/bin/python -m pytest -q --cov --cov-report=html
+
+pictures: $(VENV)/.for-dev ## Make the README's pictures of the report anew, from the run in this checkout
+	@$(VENV)/bin/python -m tests.pictures
 
 lint: $(VENV)/.for-dev ## Check style, likely mistakes and spelling
 	@$(VENV)/bin/ruff check

@@ -152,6 +152,6 @@ def test_a_folder_that_is_not_an_environment_is_left_as_it_is(tmp_path: Path) ->
 def test_help_lists_every_target(venv: Path) -> None:
     targets = {line.split()[1] for line in make("help", venv=venv).stdout.splitlines()}
     assert targets == {
-        *("help", "run", "test", "slow", "robustness", "flows", "graph", "coverage"),
+        *("help", "run", "test", "slow", "robustness", "flows", "graph", "coverage", "pictures"),
         *("lint", "format", "types", "constraints", "clean"),
     }

@@ -294,6 +294,6 @@ def test_the_page_on_prefect_names_every_deployment_and_every_artifact() -> None
     assert all(f"`{name}`" in PREFECT for name in names)
 
 
-@pytest.mark.parametrize("name", ["report.png", "run.png"])
+@pytest.mark.parametrize("name", ["report.png", "completions.png", "run.png"])
 def test_the_pictures_are_small(name: str) -> None:
     assert (ROOT / "docs" / name).stat().st_size < 150_000
