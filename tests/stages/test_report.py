@@ -1096,6 +1096,8 @@ def test_the_first_screen_and_the_length_of_the_page(browser: Browser, twenty: P
         assert min(sizes) >= 10, "the labels of the charts are readable"
         open_details(page)
         assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+        names = page.locator(".predicted tbody th").evaluate_all("all => all.map((name) => name.offsetHeight)")
+        assert len(names) == 20 and max(names) < 44, "no name is broken over two lines"
         heads = page.locator(".metrics td:visible").first.evaluate("cell => getComputedStyle(cell, '::before').content")
         shown = page.locator(".metrics thead").first.evaluate("(head) => head.getBoundingClientRect().height") > 1
         assert shown != (heads == '"value"'), "each number has its head, above the column or above the number"
