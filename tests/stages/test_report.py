@@ -1306,6 +1306,10 @@ def test_a_whole_game_by_touch_ends_with_the_reveal(browser: Browser, input_file
         expect(page.locator("#review-line")).to_have_value(
             f"I recognised 8 of 10 generated drawings (quickdraw-pixelcnn, my drawings, run {run}); guessing gives 5."
         )
+        cut_off = "line => [line.scrollWidth - line.clientWidth, line.scrollHeight - line.clientHeight]"
+        assert page.locator("#review-line").evaluate(cut_off) == [0, 0], "the whole line is in view"
+        captions = "all => all.map((figure) => figure.lastChild.offsetTop - figure.firstChild.offsetTop)"
+        assert len(set(page.locator("#review-reveal figure").evaluate_all(captions))) == 1, "captions are level"
         figures = page.locator("#review-reveal figure")
         assert page.locator("#review-reveal h3").all_inner_texts() == ["These deceived you", "These did not"]
         assert figures.count() == 10
