@@ -103,6 +103,18 @@ def review_data(report: Report) -> dict[str, Any]:
     return {"hash": report.review_hash, "first": first, "run": run, "questions": questions, "earlier": earlier}
 
 
+def short_number(number: int) -> str:
+    """A number in at most four characters, such as `450`, `2.2k` or `12k`."""
+    for unit, name in ((1_000_000, "M"), (1_000, "k")):
+        if number >= 0.9995 * unit:
+            return (
+                f"{number / unit:.1f}".removesuffix(".0") + name
+                if number < 9.95 * unit
+                else f"{number / unit:.0f}{name}"
+            )
+    return str(number)
+
+
 def describe_predictions(predictions: Sequence[tuple[str, float]]) -> str:
     """What the judge predicts, such as `bee 52%, sun 31%`."""
     return ", ".join(f"{name} {format_share(probability)}" for name, probability in predictions)
@@ -185,6 +197,7 @@ def page(report: Report) -> str:
             "percent": format_share,
             "score_bar": lambda score: bar(score.correct / score.answers, score.low, score.high),
             "predictions": describe_predictions,
+            "short_number": short_number,
             "sort_key": sort_key,
         },
         project=PROJECT,

@@ -532,6 +532,17 @@ def test_the_film_shows_a_class_at_each_step(finished: Path) -> None:
     for frames, class_index in zip(found, (2, 1, 0), strict=True):
         assert np.array_equal(frames, drawings[:, class_index])
     assert "after 0, 200, 399 steps" in Elements(html(finished)).text
+    heads = re.findall(r'<div class="strip film steps".*?</div>', html(finished), re.DOTALL)
+    assert [re.findall(r"<span>(.*?)</span>", head) for head in heads] == [["0", "200", "399"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1k"), (2200, "2.2k"), (9949, "9.9k"), (9950, "10k"), (12_000, "12k"),
+     (999_499, "999k"), (999_500, "1M"), (2_500_000, "2.5M")],
+)  # fmt: skip
+def test_a_step_is_named_in_four_characters(number: int, text: str) -> None:
+    assert page.short_number(number) == text
 
 
 def test_a_run_without_film_and_completions(settings: Params, input_files: Path) -> None:
