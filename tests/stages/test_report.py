@@ -1073,7 +1073,7 @@ def test_a_class_opens_without_javascript(browser: Browser, finished: Path) -> N
 def twenty(full_run: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the page of the twenty classes of the full run, with eight drawings each."""
     folder = tmp_path_factory.mktemp("twenty")
-    settings = full_run.model_copy(update={"mirror": "my drawings", "eval_samples_per_class": 12})
+    settings = full_run.model_copy(update={"source": "my drawings", "eval_samples_per_class": 12})
     pictures = strokes(60, 0)
     write_inputs(folder, settings, {name: i for i, name in enumerate(settings.classes)}, lambda _, n: pictures[:n])
     with pytest.MonkeyPatch.context() as patch:
@@ -1109,6 +1109,10 @@ def test_the_first_screen_and_the_length_of_the_page(browser: Browser, twenty: P
         assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
         names = page.locator(".predicted tbody th").evaluate_all("all => all.map((name) => name.offsetHeight)")
         assert len(names) == 20 and max(names) < 44, "no name is broken over two lines"
+        cut_off = "all => all.filter((name) => name.scrollWidth > name.clientWidth).map((name) => name.textContent)"
+        assert page.locator("#classes h3, .heat-maps li").evaluate_all(cut_off) == [], "names are whole"
+        paths = page.locator(".files td:nth-child(2)").evaluate_all("all => all.map((path) => path.offsetHeight)")
+        assert paths and max(paths) < 44, "no path is broken over two lines"
         heads = page.locator(".metrics td:visible").first.evaluate("cell => getComputedStyle(cell, '::before').content")
         shown = page.locator(".metrics thead").first.evaluate("(head) => head.getBoundingClientRect().height") > 1
         assert shown != (heads == '"value"'), "each number has its head, above the column or above the number"
