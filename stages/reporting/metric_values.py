@@ -61,8 +61,13 @@ def format_value(value: float, metric: str) -> str:
 def format_share(share: float) -> str:
     """A share in percent, rounded half up: `formatShare` in report.js does the same.
 
-    Below 10% and above 99.5% it has a decimal, so that 0% is none and 100% is all.
+    Below 10% and above 99.5% it has a decimal, and 0% is none and 100% is all: less than a twentieth of a percent away
+    from them, it is `<0.1%` or `>99.9%`.
     """
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= share < 1:
+        return ">99.9%"
     if 0.0995 <= share < 0.995 or share in (0, 1):
         return f"{math.floor(100 * share + 0.5)}%"
     return f"{math.floor(1000 * share + 0.5) / 10:.1f}%"

@@ -208,6 +208,8 @@ function wilsonInterval(correct, number) {
 
 /* A share in percent, rounded as by `format_share` of the pages and of the terminal. */
 function formatShare(share) {
+  if (share > 0 && share < 0.0005) return "<0.1%";
+  if (share >= 0.9995 && share < 1) return ">99.9%";
   if ((share >= 0.0995 && share < 0.995) || share === 0 || share === 1) return `${Math.floor(100 * share + 0.5)}%`;
   return `${(Math.floor(1000 * share + 0.5) / 10).toFixed(1)}%`;
 }

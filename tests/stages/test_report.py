@@ -1348,7 +1348,7 @@ def test_a_whole_game_by_touch_ends_with_the_reveal(browser: Browser, input_file
 @pytest.mark.browser
 def test_shares_are_rounded_alike_in_the_browser_and_elsewhere(browser: Browser, finished: Path) -> None:
     shares = [correct / number for number in range(1, 41) for correct in range(number + 1)]
-    shares += [0.525, 0.545, 0.0995, 0.09949, 0.995, 0.9949, 0.0005, 0.00049]
+    shares += [0.525, 0.545, 0.0995, 0.09949, 0.995, 0.9949, 0.0005, 0.00049, 0.9995, 0.99949]
     with opened(browser, finished / "reports/index.html") as page:
         assert page.evaluate("shares => shares.map(formatShare)", shares) == [
             metric_values.format_share(share) for share in shares

@@ -155,7 +155,8 @@ def test_a_change_has_no_verdict_if_the_values_cannot_be_compared() -> None:
     [
         (0.0, "class_accuracy", "0%"), (0.0012, "class_accuracy", "0.1%"), (0.0994, "class_accuracy", "9.9%"),
         (0.0996, "class_accuracy", "10%"), (0.994, "class_accuracy", "99%"), (0.998, "class_accuracy", "99.8%"),
-        (1.0, "class_accuracy", "100%"),
+        (1.0, "class_accuracy", "100%"), (0.9995, "class_accuracy", ">99.9%"), (0.99949, "class_accuracy", "99.9%"),
+        (0.00049, "class_accuracy", "<0.1%"), (0.0005, "class_accuracy", "0.1%"),
         (0.525, "class_accuracy", "53%"), (0.545, "class_accuracy", "55%"),
         (0.0125, "class_accuracy", "1.3%"), (0.0995, "class_accuracy", "10%"), (0.995, "class_accuracy", "99.5%"),
         (1.6041, "heldout_bits_per_dim", "1.604"), (12.34, "frechet_distance", "12.3"),
