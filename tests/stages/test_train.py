@@ -58,6 +58,7 @@ def fit(
     return trainer, train.fit(trainer, order, data, one_hot, checkpoints, log)
 
 
+@pytest.mark.slow
 def test_a_deep_network_with_dropout_starts_with_small_gradients() -> None:
     """Its norm is 1,100,000 if the weights are initialised without dropout."""
     config = Config((4, 4, 1), (2,), num_resnet=10, num_hierarchies=2, num_filters=4, num_logistic_mix=2, dropout_p=0.5)
@@ -96,6 +97,7 @@ def test_training_lowers_and_records_the_loss() -> None:
     assert heldout[-1].bits_per_dim < 0.7 * heldout[0].bits_per_dim
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_another_seed_gives_others() -> None:
     first, again, other = (fit(steps=8, seed=seed)[0].averages for seed in (0, 0, 1))
     assert all(np.array_equal(first[name].numpy(), again[name].numpy()) for name in first)
@@ -189,9 +191,9 @@ def test_too_few_drawings_for_a_batch_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("stop_after", "options"),
     [
-        (1, {"ema_decay": 0.9}),
+        pytest.param(1, {"ema_decay": 0.9}, marks=pytest.mark.slow),
         (4, {"ema_decay": 0.9, "muon_learning_rate": 0.02, "input_noise": 0.2, "clip_norm": 1.0}),
-        (7, {"ema_decay": 0.9}),
+        pytest.param(7, {"ema_decay": 0.9}, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_resumes_and_ends_with_the_same_bits(
@@ -271,7 +273,9 @@ def test_losses_and_film_grow_in_the_folder(tmp_path: Path, monkeypatch: pytest.
     assert last.drawings[:, 0, 0, 0, 0].tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("stop_after", [3, 4, 8])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_leaves_the_same_losses_and_film(
     stop_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

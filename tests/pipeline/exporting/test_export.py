@@ -190,6 +190,7 @@ def printed(exported: Path) -> list[str]:
     return done.stdout.split("---\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1], ids=["tfp", "saved model"])
 def test_the_scripts_of_the_card_give_the_likelihood_of_the_run(printed: list[str], exported: Path, index: int) -> None:
     values = [float(text) for text in printed[index].splitlines()[0].strip("[]").split(",")]
@@ -198,6 +199,7 @@ def test_the_scripts_of_the_card_give_the_likelihood_of_the_run(printed: list[st
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_saved_model_gives_the_mixtures_of_any_number_of_images(exported: Path, printed: list[str]) -> None:
     import tensorflow as tf
 

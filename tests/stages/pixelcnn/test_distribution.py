@@ -333,6 +333,7 @@ def test_a_first_training_batch_initialises_with_dropout() -> None:
         assert tf.reduce_mean(-dist.log_prob(x, training=True)) < 20 * 16 * math.log(2)
 
 
+@pytest.mark.slow
 def test_trains_in_a_traced_function_with_keras_adam() -> None:
     dist, x, conditional = PixelCNN(**dataclasses.asdict(TINY)), images(TINY, 8), condition(TINY, 8)
     adam = tf_keras.optimizers.Adam(0.01)
@@ -349,6 +350,7 @@ def test_trains_in_a_traced_function_with_keras_adam() -> None:
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 3
 
 
+@pytest.mark.slow
 def test_a_keras_model_can_be_built_from_log_prob() -> None:
     """TFP's documented example, with tf_keras."""
     dist = PixelCNN((4, 4, 1), (), 1, 1, 4, 2, dropout_p=0.3)
@@ -518,6 +520,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_graphs_and_sessions_compute_what_eager_code_computes() -> None:
     """In a process of its own: a layer that is made in a graph of TensorFlow 1 makes Keras reject all earlier ones."""
     done = subprocess.run([sys.executable, "-c", GRAPH], capture_output=True, text=True)

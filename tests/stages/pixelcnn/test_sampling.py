@@ -94,7 +94,13 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "_has_gpu", lambda: True)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=name, marks=[pytest.mark.slow] if config.num_resnet > 1 else [])
+        for name, config in CONFIGS.items()
+    ],
+)
 def test_equals_the_whole_network_run_for_every_pixel(config: Config) -> None:
     assert_equals_reference(config, {}, {"quantised": False}, completion_options(config), guidance_options(config))
 

@@ -86,7 +86,8 @@ def test_bfloat16_keeps_float32_weights_and_nearly_the_same_loss() -> None:
     assert values.min() > 0.6 and values.max() < 1.25, "Muon's directions are not orthonormal"
 
 
-@pytest.mark.parametrize("dtype", [tf.float32, pytest.param(tf.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
 def test_a_step_compiled_by_xla_equals_the_step_without(dtype: tf.DType) -> None:
     training = TrainingConfig(10, 0.01, muon_learning_rate=0.02, ema_decay=0.5, input_noise=0.3, dtype=dtype)
     plain, compiled = (
@@ -151,6 +152,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_compute_the_same_as_one_with_the_same_batch() -> None:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, env=environment)
