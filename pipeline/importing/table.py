@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.importing import pixels
 from pipeline.importing.arrays import Batch, Notify
@@ -84,9 +83,9 @@ def _pixels(path: Path, chunks: Iterable[Any], options: Options, notify: Notify)
         if label is None:
             yield str(options.class_name), arranged
             continue
-        names: npt.NDArray[np.object_] = chunk[label].map(_class_name).to_numpy(object)
-        for name in dict.fromkeys(names):
-            yield name, arranged[names == name]
+        codes, names = chunk[label].map(_class_name).factorize()  # NumPy takes texts for equal but for NULs at the end
+        for code, name in enumerate(names):
+            yield name, arranged[codes == code]
     if scale is None:
         raise PictureError(f"{path}: it has no lines")
 

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from pipeline.__main__ import main
-from pipeline.importing import strokes
+from pipeline.importing import strokes, table
 from pipeline.importing.command import SHEET
+from pipeline.importing.options import Options
 from stages.quickdraw import npy_header
 from stages.quickdraw.file_types import IMPORT
 
@@ -178,6 +179,15 @@ def test_labels_in_the_last_column_of_a_csv_file_are_found(
         file.write(lines)
     assert_classes(imported(tmp_path / f"train{suffix}", *options), images, LABELS, (784,))
     assert ("the labels are in the last column" in capsys.readouterr().out) == (not options)
+
+
+def test_labels_of_a_csv_file_that_numpy_takes_for_equal(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"label,a,b,c,d\nbee\0,1,2,3,250\nbee,4,5,6,250\n")
+    batches = list(table.read_csv(tmp_path / "a.csv", Options(), print))
+    assert [(name, images.ravel().tolist()) for name, images in batches] == [
+        ("bee\0", [1, 2, 3, 250]),
+        ("bee", [4, 5, 6, 250]),
+    ]
 
 
 def test_a_column_of_labels_that_is_not_there_and_a_damaged_archive(
