@@ -143,5 +143,12 @@ def run_git(root: Path, *arguments: str, variables: Mapping[str, str] | None = N
     """Run a Git command as `git` does, and return its output. Raises `DvcError` if it fails."""
     result = git(root, *arguments, variables=variables)
     if result.returncode:
-        raise DvcError(f"git {arguments[0]}: {(result.stderr.strip() or 'failed').splitlines()[-1]}")
+        raise DvcError(f"git {arguments[0]}: {_reason(result.stderr)}")
     return result.stdout
+
+
+def _reason(stderr: str) -> str:
+    """Why a Git command failed, in one line. Git often says so above its last line, which is about the consequences."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    reasons = [line for line in lines if re.match(r"fatal: |remote: |! \[", line)]
+    return "; ".join(" ".join(line.split()) for line in reasons or lines[-1:]) or "failed"

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import dvc
 from pipeline.__main__ import main
-from pipeline.dvc.git import check_out, describe_refusal
+from pipeline.dvc.git import check_out, describe_refusal, run_git
 from tests import fake_project
 from tests.settings import ROOT
 
@@ -136,6 +136,35 @@ def test_a_refusal_is_recognised_in_any_language_and_from_both_programs(text: st
         assert message is None
     else:
         assert message is not None and message.endswith(f"run: git config --global --add safe.directory {folder}")
+
+
+@pytest.mark.parametrize(
+    ("hook", "reason"),
+    [
+        ("exit 0", None),
+        ("exit 1", r"git push: ! \[remote rejected\] main -> main \(pre-receive hook declined\)"),
+        (
+            "echo 'main is protected' >&2; exit 1",
+            r"git push: remote: main is protected; ! \[remote rejected\] main -> main \(pre-receive hook declined\)",
+        ),
+    ],
+)
+def test_the_error_of_a_push_is_git_s_reason(root: Path, tmp_path: Path, hook: str, reason: str | None) -> None:
+    bare = tmp_path / "bare.git"
+    fake_project.git(root, "init", "--quiet", "--bare", str(bare))
+    (bare / "hooks").mkdir(exist_ok=True)
+    (bare / "hooks" / "pre-receive").write_text(f"#!/bin/sh\n{hook}\n")
+    (bare / "hooks" / "pre-receive").chmod(0o755)
+    fake_project.git(root, "branch", "--move", "main")
+    if reason is None:
+        run_git(root, "push", str(bare), "main")
+        return
+    with pytest.raises(dvc.DvcError, match=f"^{reason}$"):
+        run_git(root, "push", str(bare), "main")
+    with pytest.raises(
+        dvc.DvcError, match=r"^git push: fatal: '/nowhere' does not appear to be a git repository; fatal: "
+    ):
+        run_git(root, "push", "/nowhere", "main")
 
 
 @pytest.mark.parametrize("kind", ["shallow", "worktree", "borrowing"])
