@@ -118,7 +118,7 @@ def run_checks(root: Path) -> Iterator[tuple[str, Finding]]:
         ("settings", CHECK_TIMEOUT, lambda: check_settings(root)),
         ("Git", CHECK_TIMEOUT, lambda: check_git(root)),
         ("DVC", CHECK_TIMEOUT, lambda: check_graph(root)),
-        ("remote", CHECK_TIMEOUT, lambda: check_remote(root)),
+        ("store", CHECK_TIMEOUT, lambda: check_shared_store(root)),
         ("source", TENSORFLOW_TIMEOUT if is_dataset else CHECK_TIMEOUT, lambda: check_source(values, root)),
         ("Prefect", CHECK_TIMEOUT, check_prefect),
         ("processor", CHECK_TIMEOUT, check_processor),
@@ -355,19 +355,22 @@ def check_graph(root: Path) -> Finding:
     return Finding(Level.OK, f"{len(recorded)} of the {len(names)} stages have run, according to dvc.lock")
 
 
-def check_remote(root: Path) -> Finding:
-    """Check that the DVC remote can be written to, if one is configured."""
-    name = dvc.remote(root)
-    if name is None:
-        return Finding(Level.OK, "no remote is configured (optional): outputs stay on this machine")
+def check_shared_store(root: Path) -> Finding:
+    """Check that the store of the runs on this machine can be read and written to, if there is one."""
+    store = os.environ.get(dvc.STORE_VARIABLE, "")
+    if not store and dvc.remote(root) is None:
+        return Finding(Level.OK, "no store is configured (optional): outputs stay on this machine")
+    if store and "://" not in store:
+        if os.path.isabs(store):
+            return check_disk(Path(store))
+        remedy = "expected: a URL or an absolute folder"
+        return Finding(Level.ERROR, f"{dvc.STORE_VARIABLE} is {store!r}", remedy)
     try:
-        dvc.try_remote(root, name)
-    except Exception as error:  # each kind of remote has other exceptions
-        reason = str(error) or type(error).__name__
-        return Finding(
-            Level.ERROR, f"{name!r} cannot be written to: {reason}", f"try `dvc remote list` and `dvc push -r {name}`"
-        )
-    return Finding(Level.OK, f"{name!r} can be written to")
+        dvc.check_store(root, write=True, url=store.removeprefix("file://"))
+    except dvc.StoreError as error:
+        remedy = "check its address, its rights and the network, or docs/prefect.md for its credentials"
+        return Finding(Level.NOTE, f"{error}: a run works without it, and shares nothing", remedy)
+    return Finding(Level.OK, f"{hide_secrets(store) or repr(dvc.remote(root))} can be read and written to")
 
 
 # --- The network ---

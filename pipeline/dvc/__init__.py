@@ -26,14 +26,15 @@ from pipeline.dvc.repository import (
     remote,
     stages,
     stages_in_lockfile,
-    try_remote,
     up_to_date,
 )
+from pipeline.dvc.store import STORE_VARIABLE, StoreError, check_store
 from pipeline.dvc.workspace import Outcome, Workspace, environment, temporary_workspace
 
 __all__ = [
     "LOCK_FILE",
     "RUN_FILES",
+    "STORE_VARIABLE",
     "DvcError",
     "Experiment",
     "NoSuchFile",
@@ -41,9 +42,11 @@ __all__ = [
     "Outcome",
     "Snapshot",
     "Stage",
+    "StoreError",
     "Workspace",
     "cache_folder",
     "changed_files",
+    "check_store",
     "configure_store",
     "environment",
     "exclusive_run",
@@ -64,6 +67,5 @@ __all__ = [
     "stages",
     "stages_in_lockfile",
     "temporary_workspace",
-    "try_remote",
     "up_to_date",
 ]

@@ -1,7 +1,6 @@
 """Read a repository through DVC: its stages, outputs, metrics and remotes, and the files of a revision."""
 
 import contextlib
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,24 +103,19 @@ def remote(root: Path) -> str | None:
     return name
 
 
-def try_remote(root: Path, name: str) -> None:
-    """Write an empty file to a remote and delete it. If that fails, raises an exception of the remote's library."""
-    with open_repository(root) as repository:
-        store = repository.cloud.get_remote(name)
-        path = store.fs.join(store.path, f".trying-{uuid.uuid4().hex}")
-        store.fs.makedirs(store.path, exist_ok=True)
-        store.fs.pipe_file(path, b"")
-        store.fs.rm_file(path)
-
-
 @contextlib.contextmanager
-def open_repository(root: Path) -> Iterator[Any]:
-    """DVC's `Repo` at `root`, without progress bars; its exceptions are raised as `DvcError`."""
+def open_repository(root: Path, config: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    """DVC's `Repo` at `root`, without progress bars; its exceptions are raised as `DvcError`.
+
+    Args:
+      root: the root of the repository.
+      config: changes to DVC's configuration, as long as the block runs.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
-        with without_progress_bars(), Repo(str(root), _wait_for_lock=True) as repository:
+        with without_progress_bars(), Repo(str(root), config=config or None, _wait_for_lock=True) as repository:
             yield repository
     except DvcException as error:
         raise DvcError(" ".join(str(error).split())) from None

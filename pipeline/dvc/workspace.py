@@ -17,8 +17,11 @@ from pipeline.dvc.errors import DvcError, OutOfTime
 from pipeline.dvc.experiments import EXPERIMENT_REFS, experiment_commits, save_experiment
 from pipeline.dvc.git import NO_PROMPT, check_out, describe_refusal, folder_in_git, git, run_git
 from pipeline.dvc.repository import remote
+from pipeline.dvc.store import StoreError, check_store
 from pipeline.subprocesses.supervisor import EchoFilter, LineCallback, Supervisor, TimedOut
 from stages.common import files
+
+READ_RETRY_SECONDS = (5.0, 20.0)  # before each further question to a store that cannot be read
 
 
 class Outcome(str, enum.Enum):
@@ -50,6 +53,9 @@ class Workspace:
       variables: additional environment variables for the stages.
       cache_of: the checkout whose cache this one uses. The cache is checked from there, because that checkout records
         which files it has read. None for `root`.
+
+    Attributes:
+      reads_store: whether stages are restored from the store, if one is configured: until it cannot be read.
     """
 
     def __init__(self, root: Path, variables: Mapping[str, str] | None = None, cache_of: Path | None = None) -> None:
@@ -58,6 +64,7 @@ class Workspace:
         self._cache_of = cache_of or root
         self._supervisor = Supervisor()
         self._cache_checked = False
+        self.reads_store = True
 
     def stop(self) -> None:
         """End the running command and its descendants, and start no more. Any thread may call it; it does not wait."""
@@ -81,8 +88,9 @@ class Workspace:
     ) -> dict[str, Outcome]:
         """Bring one stage up to date, or all in order, and return what DVC did for each.
 
-        Outputs that another machine has pushed are restored from the remote, if one is configured. The first call also
-        deletes damaged files from the cache.
+        Outputs that another machine has pushed are restored from the store, if one is configured. If it cannot be read,
+        it is asked again for a while; then this workspace goes on without it. The first call also deletes damaged files
+        from the cache.
 
         Args:
           stage: the name of the stage; None for all.
@@ -95,12 +103,12 @@ class Workspace:
           OutOfTime: the time limit has passed.
           Stopped: `stop` was called.
         """
-        arguments = ["repro"]
-        if remote(self.root):
-            arguments.append("--pull")
-        if stage is not None:
-            arguments += ["--single-item", stage]
         parser = OutputParser()
+
+        def report(text: str) -> None:
+            line(text)
+            if echo:
+                print(text, file=sys.stderr, flush=True)
 
         def parse_and_report(text: str) -> None:
             parser.add(text)
@@ -109,35 +117,69 @@ class Workspace:
 
         with repair_lock:
             for text in [] if self._cache_checked else repair_cache(self._cache_of):
-                line(text)
-                if echo:
-                    print(text, file=sys.stderr, flush=True)
+                report(text)
             self._cache_checked = True
+        target = [] if stage is None else ["--single-item", stage]
         echo_filter = (lambda _: not (parser.in_error or parser.in_hint)) if echo else None
-        self._dvc(arguments, parser, line=parse_and_report, echo=echo_filter, seconds=seconds)
+
+        def repro(pull: bool) -> None:
+            arguments = ["repro", *(["--pull"] if pull else []), *target]
+            self._dvc(arguments, parser, line=parse_and_report, echo=echo_filter, seconds=seconds)
+
+        if not remote(self.root) or not self.reads_store:
+            repro(pull=False)
+            return parser.outcomes
+        try:
+            repro(pull=True)
+        except DvcError as error:
+            if isinstance(error, OutOfTime) or error.stage_exit_code is not None:
+                raise
+            self.reads_store = self._wait_for_store(report)
+            parser = OutputParser(parser.outcomes)
+            repro(pull=self.reads_store)
         return parser.outcomes
+
+    def _wait_for_store(self, report: LineCallback) -> bool:
+        """Whether the store can be read, if necessary after a while. Reports why not, and what follows."""
+        for seconds in (*READ_RETRY_SECONDS, None):
+            try:
+                check_store(self.root, write=False)
+                return True
+            except StoreError as error:
+                if error.is_refusal or seconds is None:
+                    report(f"{error}; this run goes on without it")
+                    return False
+                report(f"{error}; asking again in {seconds:g} seconds")
+            self.pause(seconds)
+        raise AssertionError
 
     def save(self, name: str) -> None:
         """Save the current settings and outputs as the experiment `name`, replacing one of that name."""
         save_experiment(self.root, name, environment(self.root))
 
     def push(self, stage: str | None = None) -> None:
-        """Push the outputs of a stage, or of all, to the DVC remote, with the run cache needed to restore them."""
-        self._dvc(["push", "--run-cache", *([stage] if stage else [])])
+        """Push the outputs of a stage, or of all, to the DVC remote, with the run cache needed to restore them.
 
-    def push_experiment(self, name: str, repository: str) -> None:
-        """Push an experiment to a Git remote, and its outputs and run cache to the DVC remote if there is one.
+        Raises:
+          StoreError: the store does not answer, or it refuses.
+          DvcError: the push failed for another reason.
+        """
+        try:
+            self._dvc(["push", "--run-cache", *([stage] if stage else [])])
+        except DvcError:
+            check_store(self.root, write=True)  # its error says more than that of DVC
+            raise
+
+    def push_reference(self, name: str, repository: str) -> None:
+        """Push the Git reference of an experiment. Push its outputs first: the reference alone helps nobody.
 
         Args:
           name: the experiment.
           repository: the name, path or URL of the Git remote.
         """
-        if remote(self.root):
-            self._dvc(["exp", "push", "--force", "--run-cache", repository, name])
-        else:
-            pattern = f"{EXPERIMENT_REFS}/*/*/{name}"
-            for reference in run_git(self.root, "for-each-ref", "--format=%(refname)", pattern).split():
-                run_git(self.root, "push", "--quiet", "--force", repository, f"{reference}:{reference}")
+        pattern = f"{EXPERIMENT_REFS}/*/*/{name}"
+        for reference in run_git(self.root, "for-each-ref", "--format=%(refname)", pattern).split():
+            run_git(self.root, "push", "--quiet", "--force", repository, f"{reference}:{reference}")
 
     def _dvc(
         self,
@@ -164,6 +206,9 @@ class Workspace:
 class OutputParser:
     """Reads the output of DVC, line by line.
 
+    Args:
+      outcomes: of an earlier command, which failed and is continued.
+
     Attributes:
       outcomes: what DVC did, by stage.
       in_error: whether the last line belongs to an error.
@@ -180,11 +225,11 @@ class OutputParser:
         r"To track the changes with git, run:|git add .*|To enable auto staging, run:|dvc config core\.autostage true"
         r"|Use `dvc push` to send your updates to remote storage\."
     )
-    EXITED = re.compile(r"exited with (\d+)$")
+    EXITED = re.compile(r"exited with (-?\d+)$")
     COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
-    def __init__(self) -> None:
-        self.outcomes: dict[str, Outcome] = {}
+    def __init__(self, outcomes: Mapping[str, Outcome] | None = None) -> None:
+        self.outcomes = dict(outcomes or {})
         self._dvc_error: str | None = None
         self._stage_error: str | None = None
         self.in_error = False
@@ -205,7 +250,8 @@ class OutputParser:
             (self.RUNNING, Outcome.RAN),
         ):
             if match := pattern.fullmatch(text):
-                self.outcomes[match[1]] = outcome
+                if outcome is not Outcome.UNCHANGED or match[1] not in self.outcomes:
+                    self.outcomes[match[1]] = outcome
                 self._stage_error = None
         if text.startswith("error: "):
             self._stage_error = text.removeprefix("error: ")

@@ -30,13 +30,11 @@ from pipeline.flows.outcome import (
     name_best,
     publish_artifacts,
 )
-from pipeline.flows.run_stages import not_pushed, run_stages
+from pipeline.flows.run_stages import not_pushed, push_outputs, run_stages
 from pipeline.flows.slots import make_slots, run_in_slots, slot_variables
 from pipeline.flows.watchdog import with_watchdog
 from pipeline.run_settings import experiment_name, on_data_of, profiles, update_params_file
 from stages import params
-
-STORE_VARIABLE = "QUICKDRAW_STORE"  # the store that machines share outputs in: a URL or an absolute folder
 
 Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$")]
 Hours = Annotated[float, Field(ge=0)]
@@ -103,21 +101,17 @@ def experiment(
         if uncommitted := dvc.changed_files(root) - dvc.RUN_FILES:
             get_run_logger().warning("Not committed, so not in the experiment: %s", ", ".join(sorted(uncommitted)))
 
+        shares = push and has_store(root) and dvc.has_origin(root)
         with dvc.temporary_workspace(root, name, slot_variables.get()) as workspace:
             update_params_file(workspace.root / "params.yaml", committed, run_settings, get_run_logger().info)
             rows = run_stages(workspace, run_settings, hours)
             workspace.save(name)
             run = collect_results(workspace, name, rows, run_settings, f"the profile {profile}", base_settings)
-        publish_artifacts(run, baseline_run)
-        unpushed = not_pushed(rows)
-        shared = dvc.remote(root) is not None or bool(os.environ.get(STORE_VARIABLE))
-        if push and shared and dvc.has_origin(root):
-            try:
-                dvc.Workspace(root).push_experiment(name, "origin")
-                unpushed = []  # the outputs of all stages were pushed with the experiment
-            except dvc.DvcError as error:
-                unpushed = [f"{name} ({error})"]
-        return completed_state(run, baseline_run, unpushed)
+            publish_artifacts(run, baseline_run)
+            unpushed = push_outputs(workspace, rows) if shares and dvc.remote(root) else ""
+        if not shares:
+            return completed_state(run, baseline_run, not_pushed(rows))
+        return completed_state(run, baseline_run, push_reference(root, name, unpushed))
     return failure.state
 
 
@@ -171,6 +165,28 @@ def sweep(
     return failure.state
 
 
+def push_reference(root: Path, name: str, unpushed: str) -> list[str]:
+    """Push the Git reference of an experiment to `origin`, after its outputs; return what is not pushed, and why.
+
+    Args:
+      root: the root of the repository.
+      name: the experiment.
+      unpushed: why its outputs could not be pushed; its reference is then not pushed either. Empty if they were.
+    """
+    if unpushed:
+        return [f"{name}, neither its outputs ({unpushed}) nor its reference in Git"]
+    try:
+        dvc.Workspace(root).push_reference(name, "origin")
+    except dvc.DvcError as error:
+        return [f"the reference of {name} in Git ({error}); its outputs are in the store"]
+    return []
+
+
+def has_store(root: Path) -> bool:
+    """Whether outputs are shared with other machines: through a DVC remote, or a folder that is DVC's cache."""
+    return dvc.remote(root) is not None or bool(os.environ.get(dvc.STORE_VARIABLE))
+
+
 def combinations(grid: Grid, runs: list[Settings]) -> list[dict[str, Any]]:
     """The changes of each experiment: every run, combined with every combination of the grid's values.
 
@@ -187,6 +203,6 @@ def combinations(grid: Grid, runs: list[Settings]) -> list[dict[str, Any]]:
 def _root() -> Path:
     """The root of the current repository, configured to use the store in `QUICKDRAW_STORE` if that is set."""
     root = dvc.find_root(Path.cwd())
-    if store := os.environ.get(STORE_VARIABLE):
+    if store := os.environ.get(dvc.STORE_VARIABLE):
         dvc.configure_store(root, store)
     return root

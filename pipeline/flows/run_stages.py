@@ -46,7 +46,7 @@ def _run_stage(
             outcomes = workspace.reproduce(stage.name, line=report, seconds=seconds)
             outcome = outcomes.get(stage.name, dvc.Outcome.RAN)  # DVC prints other lines for a file that it only tracks
             if outcome is dvc.Outcome.RAN and dvc.remote(workspace.root):
-                row.not_pushed = _push(workspace, stage.name, retry=not not_pushed(rows.values()))
+                row.not_pushed = push_outputs(workspace, rows.values(), stage.name)
         state: State[None] = Completed(name=outcome.value, message=stage.desc)
     except Stopped:
         state = Cancelled(message="stopped with the run")
@@ -60,22 +60,25 @@ def _run_stage(
     return state
 
 
-def _push(workspace: dvc.Workspace, stage: str, retry: bool) -> str:
-    """Push the outputs of a stage to the store; return why that failed, or an empty text. The stage does not fail.
+def push_outputs(workspace: dvc.Workspace, rows: Iterable[StageRow], stage: str | None = None) -> str:
+    """Push outputs to the store; return why that failed, or an empty text. Nothing else fails.
+
+    A push is retried, unless the store refuses it, or has failed in this run before: then this push will fail too.
 
     Args:
-      workspace: where the stage ran.
-      stage: the name of the stage.
-      retry: whether to retry. If the push of an earlier stage has failed, this one will probably fail too.
+      workspace: where the stages ran.
+      rows: the stages of the run.
+      stage: the stage whose outputs are pushed; None for all.
     """
-    waits = iter(RETRY_SECONDS if retry else [])
+    waits = iter(RETRY_SECONDS if workspace.reads_store and not not_pushed(rows) else [])
     while True:
         try:
             workspace.push(stage)
             return ""
         except dvc.DvcError as error:
-            get_run_logger().warning("Cannot push the outputs of %s: %s", stage, error)
-            if (seconds := next(waits, None)) is None:
+            get_run_logger().warning("Cannot push the outputs of %s: %s", stage or "the run", error)
+            seconds = next(waits, None)
+            if seconds is None or (isinstance(error, dvc.StoreError) and error.is_refusal):
                 return str(error)
         workspace.pause(seconds)
 

@@ -29,7 +29,7 @@ from tests.stages.drawings import make_mirror, noise
 SECRET = "hunter2"
 probe_tensorflow = doctor.probe_tensorflow  # the fixture `root` replaces it
 NAMES = [
-    "Python", "packages", "settings", "Git", "DVC", "remote", "source", "Prefect", "processor", "memory", "workspace",
+    "Python", "packages", "settings", "Git", "DVC", "store", "source", "Prefect", "processor", "memory", "workspace",
     "DVC's cache", "user's cache", "TensorFlow",
 ]  # fmt: skip
 
@@ -157,21 +157,11 @@ PROBLEMS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         r"reviews holds no <class>.npy, but 'README.md'; convert",
     ),
     "a folder that is a file": (with_settings(source="dvc.yaml"), "source", "dvc.yaml is not a folder"),
-    "a store without its package": (with_settings(source="s3://bucket/a"), "source", "needs a package that is missing"),
+    "a store without its package": (with_settings(source="gs://bucket/a"), "source", "needs a package that is missing"),
     "a dataset that is not prepared": (
         with_settings(source="tfds:quickdraw_bitmap"),
         "source",
         "holds no prepared quickdraw_bitmap 3.0.0; set TFDS_DATA_DIR",
-    ),
-    "a remote below a file": (
-        with_config("[core]\nremote = storage\n['remote \"storage\"']\nurl = ../dvc.yaml/store\n"),
-        "remote",
-        r"'storage' cannot be written to: .*Not a directory.*dvc push -r storage",
-    ),
-    "a remote that is not defined": (
-        with_config("[core]\nremote = storage\n"),
-        "remote",
-        "'storage' cannot be written to",
     ),
 }
 
@@ -328,10 +318,42 @@ def test_another_python_on_the_path_is_a_note(
     assert findings["Python"][0] == "note" and "would use" in findings["Python"][1]
 
 
-def test_the_check_of_a_remote_leaves_no_file_behind(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_of_a_store_leaves_no_file_behind(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with_config("[core]\nremote = storage\n['remote \"storage\"']\nurl = ../../store\n")(root)
-    assert run_doctor(capsys)[1]["remote"] == ("ok", "'storage' can be written to")
+    assert run_doctor(capsys)[1]["store"] == ("ok", "'storage' can be read and written to")
     assert list((root.parent / "store").iterdir()) == []
+
+
+STORAGE = "[core]\nremote = storage\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "variable", "level", "message"),
+    [
+        (STORAGE + "['remote \"storage\"']\nurl = ../dvc.yaml/store\n", "", "note",
+         r"the store /.*/dvc.yaml/store cannot be written to: .*Not a directory: a run works without it"),
+        (STORAGE, "", "note", "the store storage cannot be read: "),
+        ("", "file://{root}/../shared store", "ok", "file://.*shared store can be read and written to"),
+        ("", "{root}/../cache", "ok", ".*cache: .* GB are free"),
+        ("", "{root}/dvc.yaml/cache", "error", ".*dvc.yaml is not a folder"),
+        ("", "somewhere", "error", "QUICKDRAW_STORE is 'somewhere'; expected: a URL or an absolute folder"),
+        ("", "ssh://a:{secret}@host/a", "note", "the store ssh://.*host/a cannot be read: .*requires 'dvc-ssh'"),
+    ],
+)  # fmt: skip
+def test_a_store_that_cannot_be_used_is_named_with_the_reason(
+    root: Path,
+    config: str,
+    variable: str,
+    level: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_config(config)(root)
+    monkeypatch.setenv("QUICKDRAW_STORE", variable.format(root=root, secret=SECRET))
+    _, findings = run_doctor(capsys)
+    assert findings["store"][0] == level and re.match(message, findings["store"][1]), findings["store"]
+    assert (root / ".dvc" / "config.local").read_text() == config, "doctor changes no configuration"
 
 
 def test_a_check_that_raises_or_hangs_does_not_stop_the_others(

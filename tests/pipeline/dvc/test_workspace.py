@@ -299,10 +299,10 @@ def test_the_error_of_a_failed_push_gives_the_reason(root: Path) -> None:
     workspace = Workspace(root)
     workspace.reproduce()
     workspace.save("trial")
-    with pytest.raises(dvc.DvcError, match=r"Not a directory: .*source/store"):
+    with pytest.raises(dvc.StoreError, match=r"^the store .*source/store cannot be written to: .*Not a directory"):
         workspace.push("first")
-    with pytest.raises(dvc.DvcError, match=r"No git repository was found at .*nowhere"):
-        workspace.push_experiment("trial", str(root / "nowhere"))
+    with pytest.raises(dvc.DvcError, match=r"^git push: fatal: '.*nowhere' does not appear to be a git repository"):
+        workspace.push_reference("trial", str(root / "nowhere"))
 
 
 @pytest.mark.slow
@@ -315,6 +315,8 @@ def test_a_temporary_workspace_is_separate_and_its_experiments_are_saved(root: P
         (temporary_root / "params.yaml").write_text("seed: 5\n")
         workspace.reproduce()
         workspace.save("trial")
+        dvc.configure_store(temporary_root, f"file://{root.parent / 'remote'}")
+        workspace.push()
     assert not temporary_root.exists()
     assert (root / "ran").read_text() == "first\nfirst\n", "DVC_ROOT is the original root"
     assert (root / "params.yaml").read_text() == "seed: 0\n"
@@ -327,9 +329,7 @@ def test_a_temporary_workspace_is_separate_and_its_experiments_are_saved(root: P
 
     bare = root.parent / "bare.git"
     fake_project.git(root, "init", "--quiet", "--bare", str(bare))
-    dvc.configure_store(root, f"file://{root.parent / 'remote'}")
-    workspace = Workspace(root)
-    workspace.push_experiment("trial", str(bare))
+    Workspace(root).push_reference("trial", str(bare))
     other = clone(root, root.parent / "other")
     dvc.configure_store(other, f"file://{root.parent / 'remote'}")
     (other / "params.yaml").write_text("seed: 5\n")
@@ -353,6 +353,8 @@ def test_a_project_in_a_subfolder_of_a_repository_runs_and_its_experiments_are_r
         (temporary.root / "params.yaml").write_text("seed: 5\n")
         assert temporary.reproduce()["first"] == Outcome.RAN
         temporary.save("there")
+        dvc.configure_store(temporary.root, f"file://{tmp_path / 'remote'}")
+        temporary.push()
     assert (root / "ran").read_text() == "first\nfirst\n", "DVC_ROOT is the project's root and not Git's top"
     for name, seed in (("here", b"seed: 0\n"), ("there", b"seed: 5\n")):
         assert dvc.Snapshot(root, name).read("params.yaml") == seed
@@ -360,8 +362,7 @@ def test_a_project_in_a_subfolder_of_a_repository_runs_and_its_experiments_are_r
 
     bare = tmp_path / "bare.git"
     fake_project.git(root, "init", "--quiet", "--bare", str(bare))
-    dvc.configure_store(root, f"file://{tmp_path / 'remote'}")
-    workspace.push_experiment("there", str(bare))
+    workspace.push_reference("there", str(bare))
     other = clone(top, tmp_path / "other") / "my  project "
     dvc.configure_store(other, f"file://{tmp_path / 'remote'}")
     fake_project.git(other, "remote", "set-url", "origin", str(bare))

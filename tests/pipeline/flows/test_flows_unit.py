@@ -39,15 +39,18 @@ class Stub(dvc.Workspace):
     Args:
       outcomes: called in place of running a stage; returns the outcomes, or raises.
       push_failures: how many pushes fail.
+      push_error: with what they fail.
     """
 
     def __init__(
         self,
         outcomes: Callable[[], Mapping[str, dvc.Outcome]] = lambda: {"train": dvc.Outcome.RAN},
         push_failures: int = 0,
+        push_error: dvc.DvcError | None = None,
     ) -> None:
         super().__init__(Path("/nowhere"))
         self.outcomes, self.push_failures = outcomes, push_failures
+        self.push_error = push_error or dvc.DvcError("the store is unreachable")
         self.seconds: list[float | None] = []
         self.pushed: list[str | None] = []
         self.paused: list[float] = []
@@ -62,7 +65,7 @@ class Stub(dvc.Workspace):
     def push(self, stage: str | None = None) -> None:
         self.pushed.append(stage)
         if len(self.pushed) <= self.push_failures:
-            raise dvc.DvcError("the store is unreachable")
+            raise self.push_error
 
     def pause(self, seconds: float) -> None:
         self.paused.append(seconds)
@@ -126,6 +129,24 @@ def test_a_failed_push_is_retried_and_does_not_fail_the_stage(
     assert workspace.seconds == [None], "the stage is not run again"
     assert workspace.paused == paused and workspace.pushed == ["train"] * (len(paused) + 1)
     assert row.not_pushed == not_pushed
+
+
+@pytest.mark.parametrize(("is_refusal", "paused"), [(True, []), (False, [10, 60, 300])])
+def test_a_push_that_the_store_refuses_is_not_retried(
+    monkeypatch: pytest.MonkeyPatch, is_refusal: bool, paused: list[float]
+) -> None:
+    monkeypatch.setattr(dvc, "remote", lambda root: "store")
+    workspace = Stub(push_failures=9, push_error=dvc.StoreError("the bucket does not exist", is_refusal))
+    assert run_stage(workspace)[1].not_pushed == "the bucket does not exist"
+    assert workspace.paused == paused
+
+
+def test_a_push_to_a_store_that_could_not_be_read_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dvc, "remote", lambda root: "store")
+    workspace = Stub(push_failures=9)
+    workspace.reads_store = False
+    assert run_stage(workspace)[1].not_pushed == "the store is unreachable"
+    assert (workspace.pushed, workspace.paused) == (["train"], [])
 
 
 def test_a_push_is_not_retried_after_one_of_an_earlier_stage_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,34 +362,48 @@ def test_an_unreachable_origin_is_a_warning(root: Path, caplog: pytest.LogCaptur
     assert "Cannot fetch experiments from origin: git ls-remote: " in caplog.text
 
 
-@pytest.mark.parametrize("fails", [True, False])
-def test_a_run_completes_even_if_its_experiment_cannot_be_pushed(
-    root: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+@pytest.mark.parametrize(
+    ("fails", "calls", "message"),
+    [
+        ("", ["publish", "outputs", "reference"], None),
+        ("outputs", ["publish", "outputs"],
+         "trial, neither its outputs (the store is unreachable) nor its reference in Git"),
+        ("reference", ["publish", "outputs", "reference"],
+         "the reference of trial in Git (git push: fatal: no access); its outputs are in the store"),
+    ],
+)  # fmt: skip
+def test_outputs_are_pushed_first_and_the_reference_only_after_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch, fails: str, calls: list[str], message: str | None
 ) -> None:
-    """Its summary is published before. If the push succeeds, it includes the outputs that a stage could not push."""
-    calls: list[str] = []
+    """The run completes in any case: its summary is published before. The push includes what a stage could not push."""
+    made: list[str] = []
 
-    def push(*_: str) -> None:
-        calls.append("push")
-        if fails:
-            raise dvc.DvcError("could not read Username for 'https://host'")
+    def push_reference(*_: str) -> None:
+        made.append("reference")
+        if fails == "reference":
+            raise dvc.DvcError("git push: fatal: no access")
 
+    class Recording(Stub):
+        def push(self, stage: str | None = None) -> None:
+            made.append("outputs")
+            super().push(stage)
+
+    workspace = Recording(push_failures=9 if fails == "outputs" else 0)
     rows = [StageRow("train", "Ran", 1.0, "the store was unreachable")]
     monkeypatch.setattr(flows, "with_watchdog", contextlib.nullcontext)
     monkeypatch.setattr(flows, "_root", lambda: root)
     monkeypatch.setattr(flows, "run_stages", lambda *_: rows)
     monkeypatch.setattr(flows, "collect_results", lambda workspace, name, *_: FinishedRun(name, {METRIC: 1.5}))
-    monkeypatch.setattr(flows, "publish_artifacts", lambda *_: calls.append("publish"))
-    monkeypatch.setattr(dvc, "temporary_workspace", lambda *_: contextlib.nullcontext(Stub()))
+    monkeypatch.setattr(flows, "publish_artifacts", lambda *_: made.append("publish"))
+    monkeypatch.setattr(dvc, "temporary_workspace", lambda *_: contextlib.nullcontext(workspace))
     monkeypatch.setattr(flows, "update_params_file", lambda *_: None)
     monkeypatch.setattr(dvc, "remote", lambda root: "store")
     monkeypatch.setattr(dvc, "has_origin", lambda root: True)
     monkeypatch.setattr(dvc, "fetch_experiments", lambda *_: None)
-    monkeypatch.setattr(dvc.Workspace, "push_experiment", push)
+    monkeypatch.setattr(dvc.Workspace, "push_reference", push_reference)
     state = flows.experiment.fn(name="trial")
-    assert state.is_completed() and calls == ["publish", "push"]
-    assert (state.message or "").endswith("; not pushed: trial (could not read Username for 'https://host')") is fails
-    assert ("not pushed" in (state.message or "")) is fails
+    assert state.is_completed() and made == calls and workspace.pushed == [None]
+    assert ((state.message or "").partition("; not pushed: ")[2] or None) == message
 
 
 @pytest.mark.usefixtures("saved_metrics")
