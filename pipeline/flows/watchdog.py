@@ -17,7 +17,11 @@ from typing import Any
 
 FLOW_RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 WATCH_SECONDS = 1.0  # between two checks of the worker
-CANCELLING_SECONDS = 30.0  # the time for a worker to report that a run is cancelled
+REPORTING_SECONDS = 30.0  # the time for a worker to report that a run is cancelled or scheduled again
+# What `prefect flow-run execute`, which runs in a container, does with a run on SIGTERM: `reschedule` schedules it
+# again, and `relinquish` leaves it to the next container.
+SIGTERM_VARIABLE = "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"
+KILLED = "Its process was killed."
 
 
 @contextlib.contextmanager
@@ -93,7 +97,7 @@ def _report_end_to_server() -> Iterator[None]:
         yield
         return
     reporter = subprocess.Popen(
-        [sys.executable, "-I", __file__, str(flow_run.id)],
+        [sys.executable, "-I", __file__, str(flow_run.id), str(flow_run.run_count)],
         env=os.environ | {"PREFECT_API_URL": server},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -114,8 +118,13 @@ def _dismiss(reporter: "subprocess.Popen[bytes]") -> None:
     _reporters.remove(reporter)
 
 
-def _report_end(run: str) -> None:
-    """Wait for the end of the run's process, and set the state of the run if it is not final yet."""
+def _report_end(run: str, attempt: int) -> None:
+    """Wait for the end of the run's process, and set the state of the run if nobody else does.
+
+    Args:
+      run: the ID of the flow run.
+      attempt: which of its attempts this process was; the state of a later one is not its business.
+    """
     if sys.stdin.buffer.read():  # the run has ended by itself
         return
     from uuid import UUID
@@ -123,16 +132,31 @@ def _report_end(run: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelled, Crashed
 
+    handed_on = os.environ.get(SIGTERM_VARIABLE, "").lower()
     with get_client(sync_client=True) as client:
-        state = client.read_flow_run(UUID(run)).state
-        deadline = time.monotonic() + CANCELLING_SECONDS
-        while state is not None and state.is_cancelling() and time.monotonic() < deadline:
+        deadline = time.monotonic() + REPORTING_SECONDS
+        flow_run = client.read_flow_run(UUID(run))
+        while _is_reported_by_another(flow_run.state, handed_on) and time.monotonic() < deadline:
             time.sleep(1)
-            state = client.read_flow_run(UUID(run)).state
-        if state is None or not state.is_final():
-            end = Cancelled if state is not None and state.is_cancelling() else Crashed
-            client.set_flow_run_state(UUID(run), end(message="Its process was killed."), force=True)
+            flow_run = client.read_flow_run(UUID(run))
+        state = flow_run.state
+        if flow_run.run_count != attempt or state is None:
+            return
+        if state.is_cancelling():
+            client.set_flow_run_state(UUID(run), Cancelled(message=KILLED), force=True)
+        elif state.is_pending() or (state.is_running() and handed_on != "relinquish"):
+            client.set_flow_run_state(UUID(run), Crashed(message=KILLED), force=True)
+
+
+def _is_reported_by_another(state: Any, handed_on: str) -> bool:
+    """Whether another process may report the end of a run in this state.
+
+    Args:
+      state: the state of the run.
+      handed_on: what the process that started the run does with it on SIGTERM, if anything.
+    """
+    return state is not None and (state.is_cancelling() or (state.is_running() and handed_on == "reschedule"))
 
 
 if __name__ == "__main__":
-    _report_end(sys.argv[1])
+    _report_end(sys.argv[1], int(sys.argv[2]))
