@@ -21,6 +21,7 @@ from pydantic import Field
 from pipeline import dvc
 from pipeline.flows import artifacts
 from pipeline.flows.artifacts import METRIC, FinishedRun
+from pipeline.flows.clones import locked_clone
 from pipeline.flows.forms import Grid, Profile, Settings
 from pipeline.flows.outcome import (
     collect_results,
@@ -50,7 +51,7 @@ def reproduce(save_as: Name = "", hours: Hours = 0) -> State[Any]:
       save_as: Name to save the run under as a DVC experiment; empty to not save it.
       hours: Time limit of each stage in hours; 0 for none.
     """
-    with with_watchdog(), failed_state_on_error() as failure, contextlib.ExitStack() as stack:
+    with with_watchdog(), locked_clone(), failed_state_on_error() as failure, contextlib.ExitStack() as stack:
         root = _root()
         stack.enter_context(dvc.exclusive_run(root, get_run_logger().info))
         settings = params.read(root / "params.yaml")
@@ -90,7 +91,7 @@ def experiment(
       push: Whether to push the experiment to `origin` and to the store; without a store, nothing is pushed.
       hours: Time limit of each stage in hours; 0 for none.
     """
-    with with_watchdog(), failed_state_on_error() as failure:
+    with with_watchdog(), locked_clone(), failed_state_on_error() as failure:
         root = _root()
         committed = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed")
         base_settings = committed | profiles()[profile]
@@ -138,7 +139,7 @@ def sweep(
       push: Whether to push the experiments to `origin` and to the store; without a store, nothing is pushed.
       hours: Time limit of each stage in hours; 0 for none.
     """
-    with with_watchdog(), failed_state_on_error() as failure:
+    with with_watchdog(), locked_clone(), failed_state_on_error() as failure:
         root = _root()
         committed = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed")
         base_settings = committed | profiles()[profile] | settings.changes()
