@@ -20,6 +20,8 @@ from stages.params import is_folder
 READY_TIMEOUT = 180.0  # seconds for the server, the worker and the deployments to become ready, each
 MAX_OUTPUT_LINES = 21  # of a command's output, shown if it fails
 DEPLOYMENTS = Path(".dvc") / "tmp" / "prefect.yaml"
+LOST_RUNS = Path("deploy") / "lost-runs.yaml"
+HOME = Path(".dvc") / "tmp" / "prefect"  # the folder of the server's database
 
 
 class ServeError(UserError):
@@ -28,6 +30,9 @@ class ServeError(UserError):
 
 def serve(port: int, schedules: bool, source: str | None = None) -> None:
     """Serve until interrupted. The worker runs flows in this checkout, one at a time.
+
+    Prefect's variables and profiles are not read: they may name the server of a team and its database, and its
+    deployments would then run in this checkout.
 
     Args:
       port: of the server, which listens on 127.0.0.1 only.
@@ -49,7 +54,8 @@ def serve(port: int, schedules: bool, source: str | None = None) -> None:
             raise ServeError(f"--source: the folder {root / source} does not exist")
     pool = write_deployments(root, root / DEPLOYMENTS, schedules, source)
 
-    variables = dvc.environment(root) | {
+    variables = {key: value for key, value in dvc.environment(root).items() if not key.startswith("PREFECT_")} | {
+        "PREFECT_HOME": str(root / HOME),
         "PREFECT_API_URL": f"{address}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite is slow while training uses all cores
@@ -67,6 +73,10 @@ def serve(port: int, schedules: bool, source: str | None = None) -> None:
         server.wait(lambda: server_answers(f"{address}/api"))
         worker = start("worker", "start", "--pool", pool, "--type", "process", "--limit", "1", echo=True)
         worker.wait(lambda: server_answers(f"{address}/api", f"work_pools/{pool}"))
+        try:
+            start("automation", "inspect", LOST_RUNS.stem, echo=False).wait(None)
+        except ServeError:  # it does not exist yet
+            start("automation", "create", "--from-file", str(root / LOST_RUNS), echo=False).wait(None)
         start("deploy", "--all", "--prefect-file", str(root / DEPLOYMENTS), echo=False).wait(None)
         print(
             f"\nRuns, and forms that start them: {address}\n"

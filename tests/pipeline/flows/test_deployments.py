@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
+from prefect.settings.models.flows import FlowsSettings
 from ruamel.yaml import YAML
 
 from pipeline import serve
@@ -78,6 +80,17 @@ def test_serving_several_work_pools_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "prefect.yaml").write_text(json.dumps(content))
     with pytest.raises(serve.ServeError, match=r"prefect.yaml names 2 work pools \(big, small\)"):
         serve.write_deployments(tmp_path, tmp_path / "new.yaml", False)
+
+
+def test_a_run_that_does_not_report_is_ended_after_several_reports_are_missing() -> None:
+    automation = AutomationCore.model_validate(YAML(typ="safe", pure=True).load(ROOT / serve.LOST_RUNS))
+    assert automation.name == serve.LOST_RUNS.stem and automation.enabled
+    trigger = automation.trigger
+    assert isinstance(trigger, EventTrigger) and trigger.within.total_seconds() == 600
+    frequency = FlowsSettings.model_fields["heartbeat_frequency"].default
+    assert frequency and 3 * frequency <= trigger.within.total_seconds()
+    assert trigger.after == {"prefect.flow-run.heartbeat"}
+    assert trigger.expect == {"prefect.flow-run.*"}, "a run that was scheduled again does not report, and is not lost"
 
 
 @pytest.mark.parametrize("path", POOLS, ids=lambda path: path.stem)
