@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from pipeline import dvc
-from pipeline.flows import artifacts
+from pipeline.flows import artifacts, same_settings
 from pipeline.flows.artifacts import METRIC, FinishedRun
 from pipeline.flows.clones import locked_clone
 from pipeline.flows.forms import Grid, Profile, Settings
@@ -31,10 +31,10 @@ from pipeline.flows.outcome import (
     name_best,
     publish_artifacts,
 )
-from pipeline.flows.run_stages import not_pushed, push_outputs, run_stages
+from pipeline.flows.run_stages import not_pushed, push_outputs, run_stages, stop_on_exit
 from pipeline.flows.slots import make_slots, run_in_slots, slot_variables
 from pipeline.flows.watchdog import with_watchdog
-from pipeline.run_settings import experiment_name, on_data_of, profiles, update_params_file
+from pipeline.run_settings import experiment_name, fingerprint, on_data_of, profiles, update_params_file
 from stages import params
 
 Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$")]
@@ -97,6 +97,7 @@ def experiment(
         base_settings = committed | profiles()[profile]
         run_settings = base_settings | settings.changes()
         params.check(run_settings, "the settings of this experiment")
+        same_settings.announce(fingerprint(run_settings))
         name = name or experiment_name(profile, run_settings)
         baseline_run = find_baseline(root, on_data_of(run_settings, base_settings), baseline, exclude=name)
         if uncommitted := dvc.changed_files(root) - dvc.RUN_FILES:
@@ -105,6 +106,9 @@ def experiment(
         shares = push and has_store(root) and dvc.has_origin(root)
         with dvc.temporary_workspace(root, name, slot_variables.get()) as workspace:
             update_params_file(workspace.root / "params.yaml", committed, run_settings, get_run_logger().info)
+            if has_store(root):
+                with stop_on_exit(workspace):
+                    same_settings.wait_for_earlier(fingerprint(run_settings), workspace)
             rows = run_stages(workspace, run_settings, hours)
             workspace.save(name)
             run = collect_results(workspace, name, rows, run_settings, f"the profile {profile}", base_settings)

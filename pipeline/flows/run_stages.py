@@ -106,7 +106,7 @@ def run_stages(workspace: dvc.Workspace, settings: Mapping[str, Any], hours: flo
     up_to_date = dvc.up_to_date(workspace.root)
     rows = {stage.name: StageRow(stage.name, "Not reached", 0.0) for stage in graph}
     futures: dict[str, Any] = {}
-    with _stop_on_exit(workspace):
+    with stop_on_exit(workspace):
         for stage in graph:
             network = _uses_network(stage, settings)
             futures[stage.name] = _run_stage.with_options(
@@ -148,7 +148,7 @@ running_workspaces: set[dvc.Workspace] = set()  # those whose stages are running
 
 
 @contextlib.contextmanager
-def _stop_on_exit(workspace: dvc.Workspace) -> Iterator[None]:
+def stop_on_exit(workspace: dvc.Workspace) -> Iterator[None]:
     """Stop the running stages of a workspace if the block raises, an interrupt included."""
     running_workspaces.add(workspace)
     try:
