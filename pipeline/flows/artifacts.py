@@ -79,13 +79,13 @@ def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def verdict(run: SavedRun, baseline: SavedRun | None, metric: str = METRIC) -> str:
+def verdict(run: FinishedRun, baseline: SavedRun | None, metric: str = METRIC) -> str:
     """One sentence: whether a run is better or worse than the baseline and by how much, or why there is no verdict."""
     current = run.metrics.get(metric)
     if not _is_number(current):
         return f"no verdict: the run has no {metric}"
     if baseline is None:
-        return f"no verdict on {metric} {_format(current)}: no baseline is saved here"
+        return f"no verdict on {metric} {_format(current)}: no run of {run.base} on these drawings is saved here"
     if baseline.error:
         return f"no verdict: {baseline.name}: {baseline.error}"
     previous = baseline.metrics.get(metric)

@@ -44,13 +44,17 @@ def _as_form(schema: dict[str, Any]) -> None:
     """Adapt the schema of the settings to a form.
 
     A field without a default starts empty, and is not sent if it stays empty. Its description says which value that is.
-    The positions order the fields, as the server does not keep the order of the schema.
+    The positions order the fields, as the server does not keep the order of the schema. A setting that is a list, such
+    as the classes, lists each value once.
     """
     properties = schema["properties"]
     for position, key in enumerate([*FIRST, *(key for key in properties if key not in FIRST)]):
         properties[key].pop("default", None)
         properties[key]["description"] = f"{properties[key]['description']} {describe_values(key)}".strip()
         properties[key]["position"] = position
+        field = properties[key] if schema["title"] == "Settings" else properties[key]["items"]  # of a grid
+        if field.get("type") == "array":
+            field["uniqueItems"] = True
 
 
 class Settings(Params):

@@ -1,6 +1,7 @@
 """The outcome of a flow: the results of its run, the baseline it is compared with, and its final state."""
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from prefect import State, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.exceptions import FailedRun, ParameterTypeError, SignatureMismatchError
 from prefect.states import Completed, Failed
 
 from pipeline import compare, dvc
@@ -169,6 +171,20 @@ def publish_artifacts(run: FinishedRun, baseline: SavedRun | None) -> None:
     create_markdown_artifact(artifacts.summary(run, baseline), key="summary", description=run.name)
     if address := artifacts.link(os.environ.get(REPORTS_VARIABLE, ""), run):
         create_link_artifact(address, link_text=f"The report of {run.name}", key="report")
+
+
+class _InOneLine(logging.Filter):
+    """Logs the end of a failed run as one line: its message is for a person. A defect keeps its traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, FailedRun | ParameterTypeError | SignatureMismatchError):
+            record.msg, record.args = f"{record.getMessage()}: {error}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
+logging.getLogger("prefect.engine").addFilter(_InOneLine())
 
 
 class _Failure:

@@ -23,7 +23,7 @@ def run(bits: float | None, name: str = "trial", **measured_with: Any) -> Finish
         (1.5, BASELINE, f"better than usual by 0.25: {METRIC} 1.75 → 1.5"),
         (2.0, BASELINE, f"worse than usual by 0.25: {METRIC} 1.75 → 2"),
         (1.7501, BASELINE, f"equal to usual: {METRIC} 1.75"),
-        (1.5, None, f"no verdict on {METRIC} 1.5: no baseline is saved here"),
+        (1.5, None, f"no verdict on {METRIC} 1.5: no run of the committed settings on these drawings is saved here"),
         (1.5, SavedRun("usual", {}), f"no verdict: usual has no {METRIC}"),
         (1.5, SavedRun("usual", {}, error="dvc.lock is damaged"), "no verdict: usual: dvc.lock is damaged"),
         (None, BASELINE, f"no verdict: the run has no {METRIC}"),

@@ -191,6 +191,63 @@ def test_an_ended_run_leaves_no_process_and_the_next_run_resumes(server: Server,
     assert not set(ran) & ancestors("train"), "completed stages do not run again"
 
 
+def test_a_run_that_is_lost_with_its_machine_ends(server: Server, deployed: Worker) -> None:
+    """All processes are killed at once, so that none reports the end. The next run deletes the clone."""
+    automation = YAML(typ="safe", pure=True).load(ROOT / "deploy" / "lost-runs.yaml")
+    automation["trigger"]["within"] = 20  # seconds; a run reports at its start
+    automation_id = server.call("POST", "/automations/", automation)["id"]
+    slow = deployed.home / "slow"
+    slow.write_text("extract")
+    flow_run = server.start_run("experiment/on-demand", {"profile": "quick", "settings": {"seed": 20}})
+    eventually(lambda: slow.read_text() != "extract")
+    processes = [psutil.Process(deployed.process.pid), *psutil.Process(deployed.process.pid).children(recursive=True)]
+    for send in (psutil.Process.suspend, psutil.Process.kill):
+        for process in processes:
+            send(process)
+    run = server.wait_for_end(flow_run)
+    server.call("DELETE", f"/automations/{automation_id}")
+    assert run["state_type"] == "CRASHED" and "has not reported for ten minutes" in run["state"]["message"]
+
+    slow.unlink()
+    [left_behind] = deployed.home.glob("tmp*prefect")
+    deployed.restart()
+    second = server.start_run("experiment/on-demand", {"profile": "quick", "settings": {"seed": 20}})
+    assert server.wait_for_end(second)["state_type"] == "COMPLETED"
+    assert not left_behind.exists()
+
+
+@pytest.mark.usefixtures("forms")
+def test_a_run_that_kubernetes_evicts_stays_scheduled(
+    server: Server, repository: Path, store: Path, tmp_path: Path
+) -> None:
+    """`prefect flow-run execute` is what runs in the container."""
+    slow = tmp_path / "slow"
+    slow.write_text("extract")
+    flow_run = server.start_run("experiment/on-demand", {"profile": "quick", "settings": {"seed": 21}})
+    variables = {
+        "TMPDIR": str(tmp_path),
+        "FAKE_PROJECT": str(tmp_path),
+        "HOME": str(tmp_path),
+        "QUICKDRAW_REPOSITORY": str(repository),
+        "QUICKDRAW_STORE": f"file://{store}",
+        "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        container = server.start("flow-run", "execute", flow_run, cwd=tmp_path, log=log, **variables)
+    eventually(lambda: slow.read_text() != "extract")
+    reporters = [
+        process
+        for process in psutil.Process(container.pid).children(recursive=True)
+        if any("watchdog.py" in argument for argument in process.cmdline())
+    ]
+    assert reporters
+    container.terminate()
+    container.wait(120)
+    _, alive = psutil.wait_procs(reporters, timeout=120)
+    assert alive == [] and server.run(flow_run)["state_name"] == "AwaitingRetry", (tmp_path / "log").read_text()
+    server.call("DELETE", f"/flow_runs/{flow_run}")
+
+
 def test_a_sweep_runs_three_experiments_in_parallel_and_one_may_fail(
     server: Server, worker: StartWorker, tmp_path: Path
 ) -> None:
@@ -250,6 +307,7 @@ def test_a_sweep_runs_three_experiments_in_parallel_and_one_may_fail(
         ("experiment/on-demand", {"settings": {"ema_decay": 1}}, "'settings.ema_decay'.+maximum of 1"),
         ("experiment/on-demand", {"settings": {"dtype": "half"}}, "'settings.dtype'.+'half' is not one of"),
         ("experiment/on-demand", {"settings": {"num_resnt": 3}}, "'settings'.+'num_resnt' was unexpected"),
+        ("experiment/on-demand", {"settings": {"classes": ["bee", "bee"]}}, "'settings.classes'.+non-unique elements"),
         ("experiment/on-demand", {"profile": "quik"}, "'profile'.+'quik' is not one of"),
         ("experiment/on-demand", {"name": "a b"}, "'name'.+'a b' does not match"),
         ("sweep/sweep", {"grid": {"num_resnet": [1, 99]}}, r"'grid.num_resnet\[1\]'.+greater than the maximum of 20"),

@@ -1,8 +1,10 @@
 """The parts of the flows, without a Prefect server and without running DVC."""
 
 import contextlib
+import io
 import json
 import logging
+import re
 import subprocess
 import threading
 import time
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.engine import handle_engine_signals
+from prefect.exceptions import FailedRun, SignatureMismatchError
 from prefect.states import Completed, Failed
 
 from pipeline import dvc
@@ -156,9 +160,8 @@ def test_a_push_is_not_retried_after_one_of_an_earlier_stage_failed(monkeypatch:
     assert (workspace.pushed, workspace.paused) == (["train"], [])
     assert row.not_pushed == "the store is unreachable"
     state = outcome.completed_state(FinishedRun("trial", {METRIC: 1.5}), None, run_stages.not_pushed([row]))
-    assert (state.message or "").endswith(
-        " 1.5: no baseline is saved here; not pushed: train (the store is unreachable)"
-    )
+    reason = "no run of the committed settings on these drawings is saved here"
+    assert (state.message or "").endswith(f" 1.5: {reason}; not pushed: train (the store is unreachable)")
 
 
 @pytest.mark.parametrize(
@@ -502,3 +505,31 @@ def test_an_error_for_a_person_fails_the_flow_with_its_message(error: Exception,
 def test_a_defect_fails_the_flow_with_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), outcome.failed_state_on_error():
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (FailedRun("train: the stage is broken"), ["exited with unexpected exception: train: the stage is broken"]),
+        (
+            SignatureMismatchError.from_bad_params(["profile"], ["profil"]),
+            [r"Function expects parameters \['profile'\] .* \['profil'\]"],
+        ),
+        (ZeroDivisionError("defect"), ["Traceback", "ZeroDivisionError: defect"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_log_of_a_worker_shows_a_failed_run_as_one_line(error: Exception, lines: list[str]) -> None:
+    """In the place where Prefect logs the end of a run's process."""
+    logger, stream = logging.getLogger("prefect.engine"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(SystemExit), handle_engine_signals():
+            raise error
+    finally:
+        logger.removeHandler(handler)
+    logged = stream.getvalue()
+    assert all(re.search(line, logged) for line in lines)
+    assert ("Traceback" in logged) is ("Traceback" in lines)
+    assert "Traceback" in logged or len(logged.splitlines()) == 1

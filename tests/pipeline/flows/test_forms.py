@@ -4,8 +4,10 @@ import re
 from typing import Any
 
 import pytest
+from prefect.utilities import schema_tools
 from pydantic import BaseModel, ValidationError
 
+from pipeline.flows import flows
 from pipeline.flows.forms import Grid, Settings
 from pipeline.run_settings import profiles
 from stages.params import Params
@@ -15,10 +17,13 @@ from tests.settings import FULL
 PROPERTIES: dict[str, Any] = Params.model_json_schema()["properties"]
 
 
+ADDED = ("position", "uniqueItems")  # by the forms
+
+
 def plain(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of a field without what only forms have."""
     description = re.sub(r" (All profiles|Profiles): .+", "", schema["description"])
-    return {key: value for key, value in schema.items() if key != "position"} | {"description": description}
+    return {key: value for key, value in schema.items() if key not in ADDED} | {"description": description}
 
 
 def test_a_form_has_every_setting_with_its_bounds_and_description_and_none_is_required() -> None:
@@ -31,7 +36,7 @@ def test_a_form_has_every_setting_with_its_bounds_and_description_and_none_is_re
 def test_a_grid_has_a_list_for_every_setting() -> None:
     for key, schema in Grid.model_json_schema()["properties"].items():
         item_schema = {name: value for name, value in PROPERTIES[key].items() if name not in ("title", "description")}
-        assert schema["items"] == item_schema
+        assert {name: value for name, value in schema["items"].items() if name not in ADDED} == item_schema
         assert (plain(schema)["description"], schema["minItems"]) == (PROPERTIES[key]["description"], 1)
 
 
@@ -65,6 +70,18 @@ def test_only_the_given_settings_are_changes() -> None:
     assert Settings.model_validate({}).changes() == {}
     changes = {"num_resnet": 3, "classes": ["bee"], "prefetch": False, "source": "doodles"}
     assert Settings.model_validate(changes).changes() == changes
+
+
+@pytest.mark.parametrize("parameter", ["settings", "grid", "runs"])
+def test_the_server_rejects_a_class_that_is_listed_twice(parameter: str) -> None:
+    def validate(classes: list[str]) -> None:
+        value: Any = {"settings": {"classes": classes}, "grid": {"classes": [["bee"], classes]}}.get(parameter)
+        parameters = {parameter: value or [{"classes": classes}]}
+        schema_tools.validate(parameters, flows.sweep.parameters.model_dump_for_openapi(), raise_on_error=True)
+
+    validate(["bee", "cat"])
+    with pytest.raises(schema_tools.ValidationError, match="non-unique"):
+        validate(["bee", "bee"])
 
 
 @pytest.mark.parametrize("changes", [{"num_resnet": 0}, {"num_resnt": 1}, {"classes": ["bee", "bee"]}, {"seed": None}])
