@@ -132,7 +132,7 @@ class Workspace:
         try:
             repro(pull=True)
         except DvcError as error:
-            if isinstance(error, OutOfTime) or error.stage_exit_code is not None:
+            if isinstance(error, OutOfTime) or parser.in_stage:  # the store is read before a stage starts
                 raise
             self.reads_store = self._wait_for_store(report)
             parser = OutputParser(parser.outcomes)
@@ -141,17 +141,18 @@ class Workspace:
 
     def _wait_for_store(self, report: LineCallback) -> bool:
         """Whether the store can be read, if necessary after a while. Reports why not, and what follows."""
-        for seconds in (*READ_RETRY_SECONDS, None):
+        waits = iter(READ_RETRY_SECONDS)
+        while True:
             try:
                 check_store(self.root, write=False)
                 return True
             except StoreError as error:
-                if error.is_refusal or seconds is None:
+                seconds = None if error.is_refusal else next(waits, None)
+                if seconds is None:
                     report(f"{error}; this run goes on without it")
                     return False
                 report(f"{error}; asking again in {seconds:g} seconds")
             self.pause(seconds)
-        raise AssertionError
 
     def save(self, name: str) -> None:
         """Save the current settings and outputs as the experiment `name`, replacing one of that name."""
@@ -211,6 +212,7 @@ class OutputParser:
 
     Attributes:
       outcomes: what DVC did, by stage.
+      in_stage: whether a stage has started whose outputs DVC has not recorded yet.
       in_error: whether the last line belongs to an error.
       in_hint: whether the last line is a hint of DVC about what to do next.
     """
@@ -221,6 +223,7 @@ class OutputParser:
     SKIPPED = re.compile(r"Stage '(.+)' didn't change, skipping")
     FAILED = re.compile(r"ERROR: (.+)")
     FAILED_STAGE = re.compile(r"failed to reproduce '(.+?)'")
+    RECORDED = re.compile(r"(Generating|Updating) lock file '.+'")
     HINT = re.compile(
         r"To track the changes with git, run:|git add .*|To enable auto staging, run:|dvc config core\.autostage true"
         r"|Use `dvc push` to send your updates to remote storage\."
@@ -234,6 +237,7 @@ class OutputParser:
         self._stage_error: str | None = None
         self.in_error = False
         self.in_hint = False
+        self.in_stage = False
 
     def add(self, text: str) -> None:
         """Read one line."""
@@ -253,6 +257,9 @@ class OutputParser:
                 if outcome is not Outcome.UNCHANGED or match[1] not in self.outcomes:
                     self.outcomes[match[1]] = outcome
                 self._stage_error = None
+                self.in_stage = outcome is Outcome.RAN
+        if self.RECORDED.fullmatch(text):
+            self.in_stage = False
         if text.startswith("error: "):
             self._stage_error = text.removeprefix("error: ")
         elif match := self.FAILED.match(text):

@@ -39,9 +39,10 @@ class Server:
 
     Args:
       home: the folder for its database and log.
+      variables: additional environment variables.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **variables: str) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             port = unused.getsockname()[1]
@@ -57,6 +58,7 @@ class Server:
             "PREFECT_WORKER_PREFETCH_SECONDS": "1",
             "DO_NOT_TRACK": "1",
             "PYTHONPATH": str(ROOT),
+            **variables,
         }
         self._log = (home / "server.log").open("wb")
         arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -143,21 +145,28 @@ class Server:
 class Worker:
     """A process worker of the pool in prefect.yaml. It has a home folder, like a machine that shares only the store.
 
+    Args:
+      server: its server.
+      home: its home folder, which is created.
+      limit: how many runs it starts at once.
+      variables: additional environment variables.
+
     Attributes:
       home: its home folder, where its fake stages read and write their control files.
       log: the file with its output.
       process: the running worker.
     """
 
-    def __init__(self, server: Server, home: Path, **variables: str) -> None:
+    def __init__(self, server: Server, home: Path, limit: int = 9, /, **variables: str) -> None:
         home.mkdir(parents=True)
+        self._limit = str(limit)
         self._server, self.home = server, home
         self.log = home / "worker.log"
         self._variables = {"TMPDIR": str(home), "FAKE_PROJECT": str(home), "HOME": str(home), **variables}
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        arguments = ["worker", "start", "--pool", "quickdraw", "--type", "process"]
+        arguments = ["worker", "start", "--pool", "quickdraw", "--type", "process", "--limit", self._limit]
         with self.log.open("ab") as log:
             return self._server.start(*arguments, cwd=self.home, log=log, **self._variables)
 

@@ -127,20 +127,45 @@ def test_a_store_that_can_be_read_again_is_read_again(root: Path) -> None:
     assert workspace.commands == [["repro", "--pull", "--single-item", "first"]] * 2 and workspace.paused == []
 
 
-@pytest.mark.parametrize("error", [dvc.DvcError("first: no memory", -9), dvc.OutOfTime("timed out")])
-def test_the_error_of_a_stage_is_not_one_of_the_store(
-    root: Path, monkeypatch: pytest.MonkeyPatch, error: dvc.DvcError
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        (["Running stage 'first':"], dvc.DvcError("failed to reproduce 'first': output 'first' does not exist")),
+        (["Running stage 'first':"], dvc.DvcError("unexpected error - [Errno 28] No space left on device")),
+        ([], dvc.OutOfTime("timed out")),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["forbidden"], indirect=True)
+@pytest.mark.usefixtures("endpoint")
+def test_a_stage_that_has_failed_is_not_run_again_although_the_store_fails_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], error: dvc.DvcError
 ) -> None:
     dvc.configure_store(root, URL)
 
-    def fail(self: Workspace, arguments: list[str], *_: Any, **__: Any) -> None:
+    def fail(self: Workspace, arguments: list[str], parser: OutputParser, **_: Any) -> None:
         assert "--pull" in arguments
+        for line in lines:
+            parser.add(line)
         raise error
 
     monkeypatch.setattr(Workspace, "_dvc", fail)
     with pytest.raises(dvc.DvcError) as caught:
         Workspace(root).reproduce("first")
     assert caught.value is error
+
+
+def test_a_stage_has_started_until_dvc_has_recorded_its_outputs() -> None:
+    parser = OutputParser()
+    for line, expected in [
+        ("Stage 'first' didn't change, skipping", False),
+        ("Running stage 'left':", True),
+        ("training: 1 of 4 steps", True),
+        ("Updating lock file 'dvc.lock'", False),
+        ("Running stage 'right':", True),
+        ("Stage 'last' is cached - skipping run, checking out outputs", False),
+    ]:
+        parser.add(line)
+        assert parser.in_stage is expected
 
 
 @pytest.mark.slow
