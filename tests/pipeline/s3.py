@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,9 @@ def moto_server(*buckets: str) -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         url = f"http://{host}:{port}"
+        urllib.request.urlopen(
+            f"{url}/moto-api/reset", data=b""
+        ).close()  # all servers of a process share their buckets
         for bucket in buckets:
             client(url).create_bucket(Bucket=bucket)
         yield url
