@@ -72,18 +72,25 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "verify",
-        help="check that a report matches the files and settings of this workspace, or check an exported folder",
+        help="check that a report matches the files and settings of this workspace, or check an exported or generated "
+        "folder",
         description="Check that a report matches this workspace: hash the files that the report lists as its inputs, "
-        "and compare its settings with params.yaml. Of an exported folder, hash its files. The exit code is 1 if "
-        "anything differs.",
+        "and compare its settings with params.yaml. Of an exported folder, hash its files. Of a generated folder, hash "
+        "its files, and draw a random hundredth of its drawings again. The exit code is 1 if anything differs.",
     )
     command.add_argument(
         "page",
         nargs="?",
         default="reports/index.html",
-        help="the report, or a folder that `export` has written; default: reports/index.html",
+        help="the report, or what `export` or `generate` has written; default: reports/index.html",
     )
-    command.set_defaults(execute=lambda arguments: verify(Path(arguments.page)))
+    command.add_argument(
+        "--run",
+        metavar="RUN",
+        help="whose model drew a generated folder: a DVC experiment, a Git revision or a folder; default: the run in "
+        "this checkout",
+    )
+    command.set_defaults(execute=lambda arguments: verify(arguments.page, arguments.run))
 
     command = commands.add_parser(
         "export",
@@ -143,6 +150,36 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(execute=_draw)
 
     command = commands.add_parser(
+        "generate",
+        help="draw very many drawings with the model, into a folder that the pipeline learns from",
+        description="Draw a number of drawings of each class with the model, on all cores, into a folder of "
+        "<class>.npy files, with a manifest of their hashes. If it is interrupted, the same command goes on. With a "
+        "larger --per-class, it adds drawings to those that are there.",
+    )
+    command.add_argument(
+        "folder",
+        metavar="DEST",
+        help="the folder to write, or a URL of any kind that fsspec writes: s3://bucket/drawings",
+    )
+    command.add_argument(
+        "--per-class", type=int, required=True, metavar="N", help="the number of drawings of each class"
+    )
+    command.add_argument(
+        "--run",
+        metavar="RUN",
+        help="whose model draws: a DVC experiment, a Git revision or a folder; default: the run in this checkout",
+    )
+    command.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a class to draw (repeatable); default: all classes of the model",
+    )
+    command.set_defaults(execute=_generate)
+
+    command = commands.add_parser(
         "import",
         help="turn pictures into a folder that the pipeline learns from",
         description="Turn pictures into a folder of <class>.npy files. WHAT is a folder or a .zip of class folders of "
@@ -190,6 +227,12 @@ def _export(arguments: argparse.Namespace) -> None:
         saved_model=arguments.savedmodel,
         push=arguments.push,
     )
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from pipeline.generating.command import generate
+
+    generate(arguments.folder, arguments.per_class, arguments.run, arguments.classes)
 
 
 def _add_source(command: argparse.ArgumentParser, help: str) -> None:

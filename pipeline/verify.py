@@ -1,4 +1,4 @@
-"""The command `verify`: check that a report matches the workspace, or that an exported folder matches its checksums."""
+"""The command `verify`: check a report against the workspace, and an exported or a generated folder against itself."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import json
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import dvc
 from pipeline.exporting import checksums
 from stages import params
 from stages.common.errors import UserError, counted, one_line
 from stages.common.files import sha256
+from stages.common.urls import without_secrets
+
+if TYPE_CHECKING:
+    from pipeline.generating.check import Checked
 
 PAGE = "reports/index.html"
 INPUT_FOLDERS = ("data", "reports", "reviews")  # where the inputs of a report can be
@@ -23,16 +27,29 @@ class VerifyError(UserError):
     """A report does not match the workspace, or cannot be read."""
 
 
-def verify(page: Path) -> None:
-    """Compare a report with the workspace, or an exported folder with its checksums; print a line for each difference.
+def verify(what: str, run: str | None = None) -> None:
+    """Check a report, an exported folder or a generated one; print a line for each difference.
 
     Of a report, three things are compared: the SHA-256 of each input file that the report lists, the settings that it
     lists, and, if DVC has recorded one, the hash of the report itself.
 
+    Args:
+      what: the report, or the folder, or the URL of a generated one.
+      run: whose model drew a generated folder: a DVC experiment, a Git revision or a folder; None for the checkout.
+
     Raises:
       VerifyError: something differs, or the report cannot be read.
-      ExportError: a folder is not an exported one.
+      ExportError: a folder is neither an exported nor a generated one.
+      GenerateError: a generated folder is unfinished, or was drawn by another model.
     """
+    from pipeline.generating import check
+
+    if check.is_generated(what):
+        _verify_generated(check.check(what, run), without_secrets(what) if "://" in what else what)
+        return
+    page = Path(what)
+    if run is not None:
+        raise VerifyError(f"--run is for a folder that `generate` has written, and {page} is none")
     if page.is_dir():
         number, differences = checksums.differences(page)
         _raise_if_different(differences, f"{page} does not match its checksums")
@@ -63,6 +80,18 @@ def verify(page: Path) -> None:
         differences.append(f"{page}: differs from the report that the last run in this workspace wrote")
     _raise_if_different(differences, f"{page} does not match this workspace")
     print(f"{page} matches this workspace: {len(files)} files and {len(settings)} settings are those it was made from")
+
+
+def _verify_generated(found: Checked, shown: str) -> None:
+    _raise_if_different(found.differences, f"{shown} does not match its manifest or its model")
+    print(f"{shown} matches its manifest: {counted(found.total, 'drawing')}")
+    if same := found.compared - found.elsewhere:
+        print(f"{counted(same, 'drawing')} drawn again: each byte is the same")
+    if found.elsewhere:
+        print(
+            f"{counted(found.elsewhere, 'drawing')} of another kind of processor drawn again: "
+            f"{found.equal_pixels:.2%} of the values are the same"
+        )
 
 
 def _raise_if_different(differences: Sequence[str], message: str) -> None:

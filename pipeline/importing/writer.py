@@ -10,10 +10,9 @@ import numpy.typing as npt
 from pipeline.importing.options import PictureError
 from stages.quickdraw.contact_sheet import SHOWN
 from stages.quickdraw.labels import check_name
-from stages.quickdraw.npy_header import MAX_SIDE, MIN_SIDE, describe_shape
+from stages.quickdraw.npy_header import MAX_SIDE, MIN_SIDE, RENDERED_BYTES, describe_shape, render
 
 Images = npt.NDArray[np.uint8]
-HEADER_BYTES = 128  # reserved for the header, which is written last, when the number of pictures is known
 MAX_CLASSES = 10_000
 AT_ONCE = 256  # pictures of a class that are written together
 
@@ -82,22 +81,18 @@ class Writer:
         self._ink += float(images.mean(dtype=np.float64)) / 255 * len(images)
 
     def finish(self) -> None:
-        """Write the headers: (N, height × width) for square grey pictures, else (N, height, width, channels)."""
+        """Write the headers, for which the number of pictures must be known."""
         assert self.shape is not None
-        height, width, channels = self.shape
         for name, count in self.counts.items():
             self._write(name)
-            one = (height * width,) if height == width and channels == 1 else self.shape
-            header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {(count, *one)}, }}"
-            preamble = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
             with open(self._path(name), "r+b") as file:
-                file.write(preamble + header.ljust(HEADER_BYTES - 11).encode("ascii") + b"\n")
+                file.write(render(count, self.shape))
 
     def _write(self, name: str) -> None:
         path = self._path(name)
         with open(path, "ab") as file:
             if not file.tell():
-                file.write(bytes(HEADER_BYTES))
+                file.write(bytes(RENDERED_BYTES))
             for images in self._waiting.pop(name, []):
                 file.write(np.ascontiguousarray(images).data)
 

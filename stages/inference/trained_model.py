@@ -8,7 +8,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +74,28 @@ class TrainedModel:
 
     def __repr__(self) -> str:
         return f"TrainedModel({len(self.classes)} classes, {'×'.join(map(str, self.image_shape))}, {self.settings})"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A SHA-256 of all of the model that its drawings depend on, besides the settings."""
+        trained = self._model
+        described = {
+            "classes": [dataclasses.asdict(entry) for entry in trained.classes],
+            "conditioning": trained.conditioning,
+            "one_hot_scale": trained.one_hot_scale,
+            "network": dataclasses.asdict(trained.config),
+        }
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        for name, array in sorted(trained.weights.items()):
+            digest.update(name.encode() + np.ascontiguousarray(array, np.float32).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def batch_capacity(self) -> int:
+        """How many drawings this process samples at a time; the time for more grows in proportion."""
+        from stages.pixelcnn import sampling
+
+        return sampling.batch_capacity()
 
     @functools.cached_property
     def distribution(self) -> PixelCNN:

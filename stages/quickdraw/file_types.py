@@ -5,6 +5,8 @@ IMPORT = "python -m pipeline import WHAT FOLDER"
 START_BYTES = 512  # enough to recognise a file
 NPY = b"\x93NUMPY"
 UTF8_MARK = b"\xef\xbb\xbf"
+# In a folder whose other files are not complete yet, so that no source reads it.
+UNFINISHED = b"unfinished: run the same command again\n"
 # The beginnings of files that people and servers save under the name of a .npy file, in small letters.
 KINDS = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
@@ -13,6 +15,7 @@ KINDS = {
     b"<?xml": f"a message of a server in XML; {AGAIN}",
     b"<error": f"a message of a server in XML; {AGAIN}",
     b"{": "JSON text",
+    b"unfinished:": "the mark of an unfinished folder; run the `python -m pipeline generate` that wrote it again",
     b"pk\3\4": f"a zip or .npz file; rename it, and convert it: {IMPORT}",
     b"\x89hdf": "an HDF5 file",
     b"\x1f\x8b": "a gzip file; unpack it with `gunzip`",

@@ -19,6 +19,7 @@ ImageShape: TypeAlias = tuple[int, int, int]  # height, width and channels
 MIN_SIDE, MAX_SIDE = 8, 64  # pixels
 CHANNELS = (1, 3)  # grey, and red, green and blue
 MAX_HEADER_BYTES = 1024  # NumPy writes 80 or 128 bytes for such an array
+RENDERED_BYTES = 128  # of a header that `render` makes, for any number of drawings
 
 
 class Header(NamedTuple):
@@ -98,6 +99,15 @@ def parse(start: bytes, size: int) -> Header:
     if header.rows > 2**31 - 1:
         raise ValueError(f"holds {header.rows:,} drawings; the maximum supported is 2**31 - 1")
     return header
+
+
+def render(rows: int, shape: ImageShape) -> bytes:
+    """The header of a file of drawings: (N, height × width) for grey squares, else (N, height, width, channels)."""
+    height, width, channels = shape
+    one = (height * width,) if height == width and channels == 1 else shape
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {(rows, *one)}, }}"
+    preamble = NPY + b"\x01\x00" + (RENDERED_BYTES - 10).to_bytes(2, "little")
+    return preamble + text.ljust(RENDERED_BYTES - 11).encode("ascii") + b"\n"
 
 
 def image_shape(lengths: Sequence[int]) -> ImageShape | None:
