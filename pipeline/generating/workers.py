@@ -105,8 +105,8 @@ def _processes(number: int) -> Iterator[list[Connection]]:
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     processes: list[BaseProcess] = []
     connections: list[Connection] = []
-    # The processes inherit this. Ctrl-C reaches them too, but this process ends them.
-    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # The processes inherit this: what ends the command can reach them too, but this process ends them.
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         try:
             for index in range(number):

@@ -95,7 +95,7 @@ class TrainedModel:
         """How many drawings this process samples at a time; the time for more grows in proportion."""
         from stages.pixelcnn import sampling
 
-        return sampling.batch_capacity()
+        return sampling.batch_capacity(sampling.fast_batch(self._model.config))
 
     @functools.cached_property
     def distribution(self) -> PixelCNN:
@@ -309,6 +309,7 @@ class TrainedModel:
             given=given,
             known=known,
             row_done=row_done and (lambda part, row, pixels: row_done(part, row, pixels.astype(np.uint8))),
+            max_batch=sampling.fast_batch(self._model.config),
         )
         return drawings.astype(np.uint8)
 

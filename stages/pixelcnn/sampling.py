@@ -26,10 +26,11 @@ from stages.pixelcnn import network, sampler_cpu, sampler_gpu
 from stages.pixelcnn.network import Config
 from stages.pixelcnn.noise import Floats, Noise, Pixels, PixelSampler, noise, to_scale
 
-__all__ = ["Noise", "batch_capacity", "noise", "resample_teacher_forced", "sample", "sample_reference"]
+__all__ = ["Noise", "batch_capacity", "fast_batch", "noise", "resample_teacher_forced", "sample", "sample_reference"]
 
 # Drawings that one core samples at a time. With fewer it mostly waits for Python; the maximum bounds the memory.
 MIN_CPU_BATCH, MAX_CPU_BATCH = 16, 128
+FEW_FEATURES = 4000  # of a drawing's row; with fewer, twice to four times as many drawings are faster
 MAX_GPU_BATCH = 512
 Progress = Callable[[int], object]
 RowDone = Callable[[slice, int, NDArray[np.int32]], object]
@@ -113,6 +114,7 @@ def sample(
     quantised: bool = True,
     progress: Progress | None = None,
     row_done: RowDone | None = None,
+    max_batch: int | None = None,
 ) -> NDArray[np.int32]:
     """Sample drawings: with a compiled program on a GPU, with NumPy and all cores on a CPU.
 
@@ -135,6 +137,7 @@ def sample(
       progress: called with the number of rows of drawings that have been finished since the last call.
       row_done: called after each row of some drawings, with the drawings, the row's number and its pixels, (drawings,
         width, channels). A GPU samples all rows before the first call. An exception in it ends the sampling.
+      max_batch: how many drawings a core samples at a time, which bounds the memory; None for `MAX_CPU_BATCH`.
 
     Returns:
       (drawings, height, width, channels), integers from low to high.
@@ -145,7 +148,6 @@ def sample(
     task = _task(config, noise, condition, temperature, guidance, reference, given, known, quantised)
     if not len(task):
         return np.empty(noise.logistic.shape, np.int32)
-    sample_on_device = _sample_on_gpu if _has_gpu() else _sample_on_cpu
     height, width, _ = config.image_shape
 
     def report_row(drawings: slice, row: int, pixels: Floats) -> None:
@@ -156,12 +158,26 @@ def sample(
         if row_done is not None:
             row_done(drawings, row, np.rint(pixels[:, :width]).astype(np.int32))
 
-    return np.rint(sample_on_device(task.padded(), weights, report_row)[:, :height, :width]).astype(np.int32)
+    if _has_gpu():
+        images = _sample_on_gpu(task.padded(), weights, report_row)
+    else:
+        images = _sample_on_cpu(task.padded(), weights, report_row, max_batch or MAX_CPU_BATCH)
+    return np.rint(images[:, :height, :width]).astype(np.int32)
 
 
-def batch_capacity() -> int:
-    """How many drawings this machine samples at a time; the time for more grows in proportion."""
-    return MAX_GPU_BATCH if _has_gpu() else usable_cores() * MAX_CPU_BATCH
+def batch_capacity(max_batch: int | None = None) -> int:
+    """How many drawings this machine samples at a time; the time for more grows in proportion.
+
+    Args:
+      max_batch: as in `sample`.
+    """
+    return MAX_GPU_BATCH if _has_gpu() else usable_cores() * (max_batch or MAX_CPU_BATCH)
+
+
+def fast_batch(config: Config) -> int:
+    """A `max_batch` that is as fast as any: of a network with few features, more drawings share the work of Python."""
+    features = config.image_shape[1] * config.num_filters * len(config.blocks)
+    return MAX_CPU_BATCH * min(max(FEW_FEATURES // features, 1), 4)
 
 
 def _has_gpu() -> bool:
@@ -195,7 +211,7 @@ def _sample_on_gpu(task: _Task, weights: network.Parameters, report_row: _Report
     return images
 
 
-def _sample_on_cpu(task: _Task, weights: network.Parameters, report_row: _ReportRow) -> Floats:
+def _sample_on_cpu(task: _Task, weights: network.Parameters, report_row: _ReportRow, max_batch: int) -> Floats:
     """Drawings before the final rounding, by NumPy."""
     matrices = sampler_cpu.Matrices(task.config, weights)
     images = np.empty(task.noise.logistic.shape, np.float32)
@@ -214,7 +230,7 @@ def _sample_on_cpu(task: _Task, weights: network.Parameters, report_row: _Report
     # Each core samples its own drawings: small products gain little from a second core, elementwise operations nothing.
     with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as pool:
         try:
-            for _ in pool.map(sample_batch, _batches(len(task), usable_cores())):
+            for _ in pool.map(sample_batch, _batches(len(task), usable_cores(), max_batch)):
                 pass
         except BaseException:
             stopped.set()  # the other threads stop at the end of their current row
@@ -222,9 +238,9 @@ def _sample_on_cpu(task: _Task, weights: network.Parameters, report_row: _Report
     return images
 
 
-def _batches(size: int, cores: int) -> list[slice]:
+def _batches(size: int, cores: int, max_batch: int) -> list[slice]:
     """Split a number of drawings into batches for the cores; their sizes differ by at most 1."""
-    capacity = cores * MAX_CPU_BATCH
+    capacity = cores * max_batch
     count = min(cores, max(1, size // MIN_CPU_BATCH)) if size <= capacity else -(-size // capacity) * cores
     bounds = [size * i // count for i in range(count + 1)]
     return [slice(begin, end) for begin, end in itertools.pairwise(bounds)]

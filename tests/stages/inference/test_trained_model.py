@@ -48,6 +48,19 @@ def test_the_default_drawings_are_those_of_the_run(loaded: TrainedModel, generat
     assert loaded.sample("tree", 0).shape == (0, 28, 28, 1)
 
 
+def test_the_digest_is_that_of_what_the_drawings_depend_on(trained: model.Model) -> None:
+    digest = TrainedModel(trained, RUN).digest
+    copied = {name: trained.weights[name].copy() for name in sorted(trained.weights)}
+    assert TrainedModel(dataclasses.replace(trained, weights=copied), Settings()).digest == digest
+    others = (
+        {"weights": {**trained.weights, "output/b": trained.weights["output/b"] + 1}},
+        {"classes": tuple(reversed(trained.classes))},
+        {"one_hot_scale": 1.0},
+    )
+    digests = {TrainedModel(dataclasses.replace(trained, **change), RUN).digest for change in others}
+    assert len(digests | {digest}) == 4
+
+
 def test_settings_of_a_call_replace_those_of_the_run(trained: model.Model, loaded: TrainedModel) -> None:
     expected = sample.generate(trained, 2, 9, 1.1, 1.0)[0]
     np.testing.assert_array_equal(loaded.sample("bee", 2, seed=9, temperature=1.1, guidance=1), expected)

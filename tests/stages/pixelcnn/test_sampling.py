@@ -132,6 +132,15 @@ def test_drawings_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch) 
     done: list[int] = []
     np.testing.assert_array_equal(sample_tiny(tiny_noise(*range(7)), progress=done.append), expected)
     assert sum(done) == 7 * TINY.image_shape[0]
+    np.testing.assert_array_equal(sample_tiny(tiny_noise(*range(7)), max_batch=3), expected)
+
+
+def test_only_a_small_network_samples_larger_batches() -> None:
+    batches = [
+        sampling.fast_batch(Config((28, 28, 1), (3,), num_resnet, hierarchies, filters, 5))
+        for num_resnet, hierarchies, filters in ((1, 1, 8), (1, 3, 48), (5, 3, 128))
+    ]
+    assert batches == [512, 128, 128]
 
 
 @pytest.mark.parametrize("filters", [24, 48])
@@ -189,7 +198,7 @@ def test_the_compiled_program_does_not_depend_on_the_batches(monkeypatch: pytest
 
 @pytest.mark.parametrize(("size", "cores"), [(1, 2), (31, 2), (160, 2), (1000, 2), (160, 16), (5000, 16)])
 def test_batches_are_equal_in_size_and_bounded(size: int, cores: int) -> None:
-    sizes = [part.stop - part.start for part in sampling._batches(size, cores)]
+    sizes = [part.stop - part.start for part in sampling._batches(size, cores, sampling.MAX_CPU_BATCH)]
     assert sum(sizes) == size
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= sampling.MAX_CPU_BATCH
