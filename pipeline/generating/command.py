@@ -47,7 +47,11 @@ def generate(address: str, per_class: int, run: str | None = None, names: Sequen
     on_gpu = bool(device.configure("auto"))
     collection = Collection(destination, wanted)
     with collection.lock(), exit_on_signals():
-        missing = collection.missing()
+        try:
+            missing = collection.missing()
+        except (KeyboardInterrupt, SystemExit):
+            _say_interrupted("while the drawings that are there were checked")
+            raise
         total = per_class * len(wanted.classes)
         drawn = sum(map(len, missing))
         started = time.monotonic()
@@ -91,12 +95,12 @@ def _draw(
                 done += len(shard)
         collection.finish()
     except (KeyboardInterrupt, SystemExit):
-        print(
-            f"\ninterrupted after {done:,} of {counted(total, 'drawing')}; the same command goes on from here",
-            file=sys.stderr,
-            flush=True,
-        )
+        _say_interrupted(f"after {done:,} of {counted(total, 'drawing')}")
         raise
+
+
+def _say_interrupted(when: str) -> None:
+    print(f"\ninterrupted {when}; the same command goes on from here", file=sys.stderr, flush=True)
 
 
 def _report(wanted: Manifest, destination: Destination, total: int, drawn: int, seconds: float) -> None:

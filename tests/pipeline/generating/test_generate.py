@@ -139,6 +139,24 @@ def test_finished_shards_are_not_drawn_again_after_an_interrupt(
     assert_holds(tmp_path / "new", 20)
 
 
+def test_an_interrupt_while_it_checks_is_one_line(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(capsys, tmp_path / "new", "--per-class", 9)
+    before = project.hashes(tmp_path / "new")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(destination.Folder, "size", interrupted)
+        assert main(["generate", str(tmp_path / "new"), "--per-class", "9"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "interrupted while the drawings that are there were checked; the same command goes on from here"
+    )
+    assert project.hashes(tmp_path / "new") == before
+
+
 def test_other_drawings_are_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "new"
     generate(capsys, folder, "--per-class", 9)
