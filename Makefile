@@ -43,7 +43,7 @@ robustness: $(VENV)/.for-dev ## Test kills, full disks, damaged files and hostil
 	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m robustness
 
 flows: $(VENV)/.for-dev ## Test the flows on a real Prefect server, with real workers
-	@$(VENV)/bin/python -m pytest -q --slow -m prefect
+	@$(VENV)/bin/python -m pytest -q $(PARALLEL) --slow -m prefect
 
 graph: $(VENV)/.for-dev ## Check that dvc.yaml agrees with the code
 	@$(VENV)/bin/python -m pytest -q tests/test_graph.py tests/test_architecture.py
