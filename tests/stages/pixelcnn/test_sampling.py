@@ -111,10 +111,18 @@ def test_the_compiled_program_equals_the_whole_network_run_for_every_pixel() -> 
     assert_equals_reference(config, {}, completion_options(config))
 
 
+# Compiling takes a minute. Each kind of layer, channel and position is in one of these.
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_the_compiled_program_equals_the_whole_network_for_every_architecture(config: Config) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=name)
+        for name, config in CONFIGS.items()
+        if name not in ("one level", "a condition", "a wide field")
+    ],
+)
+def test_the_compiled_program_equals_the_whole_network_for_other_architectures(config: Config) -> None:
     assert_equals_reference(config, {}, {"quantised": False}, completion_options(config), guidance_options(config))
 
 
