@@ -85,14 +85,10 @@ class Drawings:
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Drawings:
         """Return the drawings for which `mask`, (N,), is True, in the same order. Their images are not copied."""
-        rows = np.flatnonzero(mask)
-        whole = self.images
-        images = (
-            SelectedImages(whole.images, whole.rows[rows])
-            if isinstance(whole, SelectedImages)
-            else (SelectedImages(whole, rows))
-        )
-        return Drawings(images, self.labels[mask], self.names[mask], self.heldout[mask])
+        images, rows = self.images, np.flatnonzero(mask)
+        if isinstance(images, SelectedImages):
+            rows, images = images.rows[rows], images.images
+        return Drawings(SelectedImages(images, rows), self.labels[mask], self.names[mask], self.heldout[mask])
 
     def fingerprint(self) -> str:
         """The first eight digits of a SHA-256 of the drawings and their labels, in order."""
