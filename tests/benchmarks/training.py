@@ -14,6 +14,20 @@ step is one XLA program, as in the pipeline. Prints a table, and then all figure
 - first_s: seconds of the first step, including tracing and compilation (for TFP's, with data-dependent initialisation).
 - step_s: seconds of a later step.
 - peak_mib: peak memory of the process; on a GPU, of the GPU memory.
+
+On one H100, (5, 3, 128) × 32:
+
+                          build    first     step        peak    step of tfp ÷ this
+tfp+tf32                 19.4 s  139.0 s  0.148 s    5420 MiB                  1.00
+float32+tf32              6.6 s  100.5 s  0.030 s    3895 MiB                  4.89
+float32+tf32+muon         6.6 s  105.0 s  0.032 s    3645 MiB                  4.57
+bfloat16+tf32+muon        6.2 s  156.4 s  0.023 s    2668 MiB                  6.35
+
+On two slow cores, float32 without and with Muon:
+
+(1, 3, 32) × 8: the step of tfp ÷ this 1.41 and 1.38; with Muon ÷ without 1.03
+(2, 3, 64) × 32: 1.84 and 1.98; 0.93
+(5, 3, 128) × 8: 1.48 and 1.33; 1.12
 """
 
 from __future__ import annotations
