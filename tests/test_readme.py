@@ -18,6 +18,7 @@ from prefect.cli._app import _app as prefect_app  # the command itself, which on
 from ruamel.yaml import YAML
 
 from pipeline import __main__, run_settings
+from pipeline.flows.sweep import sweep
 from stages import extract, params
 from stages import filter as filter_stage
 from stages.metrics.catalogue import METRICS
@@ -28,6 +29,9 @@ from tests.settings import FULL, ROOT, write
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PREFECT = (ROOT / "docs" / "prefect.md").read_text(encoding="utf-8")
+DEPLOYMENTS = [
+    deployment["name"] for deployment in YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")["deployments"]
+]
 
 
 def commands(*texts: str) -> list[str]:
@@ -276,9 +280,15 @@ def test_a_command_of_the_page_on_prefect_is_one_that_works(command: str) -> Non
             files = ("prefect.yaml", "pipeline/dvc/store.py", "tests/pipeline/s3.py")
             ours = [(ROOT / path).read_text(encoding="utf-8") for path in files]
             assert hasattr(prefect.settings, name) or any(name in text for text in ours)
+        case ["prefect", "deployment", "run", "sweep/sweep", *words]:
+            texts = [word.partition("=")[::2] for word in words if word != "--param"]
+            assert prefect_app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
+            values = {key: text if key == "pool" else json.loads(text) for key, text in texts}
+            assert sweep.validate_parameters(values)
         case ["prefect", *words]:
             asked, given, _ = prefect_app.parse_args(words, exit_on_error=False, print_error=False)
             assert asked.__name__ in words
+            assert "--name" not in words or words[words.index("--name") + 1] in DEPLOYMENTS
             template = given.arguments.get("base_job_template")
             assert template is None or (ROOT / template).is_file()
         case ["docker", "build", "-f", file, "-t", image, "."]:
@@ -292,10 +302,10 @@ def test_a_command_of_the_page_on_prefect_is_one_that_works(command: str) -> Non
 
 
 def test_the_page_on_prefect_names_every_deployment_and_every_artifact() -> None:
-    deployments = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")["deployments"]
-    flows = (ROOT / "pipeline" / "flows" / "flows.py").read_text(encoding="utf-8")
-    names = [deployment["name"] for deployment in deployments] + re.findall(r'key="(\w+)"', flows)
-    assert all(f"`{name}`" in PREFECT for name in names)
+    flows = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "pipeline" / "flows").glob("*.py"))
+    artifacts = re.findall(r'(?:key=|METRICS_KEY = )"(\w+)"', flows)
+    assert {"stages", "metrics", "summary", "sweep", "report"} == set(artifacts)
+    assert all(f"`{name}`" in PREFECT for name in [*DEPLOYMENTS, *artifacts])
 
 
 @pytest.mark.parametrize("name", ["report.png", "completions.png", "run.png"])

@@ -1,6 +1,7 @@
 """The artifacts that a run publishes in Prefect (summary, comparison, link, progress), and its verdict."""
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 METRIC = "heldout_bits_per_dim"  # the metric that runs are compared by; lower is better
+METRICS_KEY = "metrics"  # of the artifact with the metrics of a run
 EQUAL_WITHIN = 0.0005  # smaller differences do not show in three decimals
 
 PERCENT = re.compile(r"\((\d+)%\)")
@@ -160,6 +162,16 @@ def comparison(
         {"experiment": name, metric: None, **_cells(changes.get(name, {})), "state": reason}
         for name, reason in failed.items()
     ]
+
+
+def metrics_table(run: SavedRun) -> list[dict[str, Any]]:
+    """The metrics of a run, one in each row."""
+    return [{"metric": key, "value": value} for key, value in run.metrics.items()]
+
+
+def parse_metrics_table(data: str) -> dict[str, Any]:
+    """The metrics in the data of an artifact of `metrics_table`."""
+    return {row["metric"]: row["value"] for row in json.loads(data) if row["value"] is not None}
 
 
 def link(template: str, run: FinishedRun) -> str | None:

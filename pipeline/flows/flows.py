@@ -1,38 +1,32 @@
-"""The Prefect flows. DVC decides which stages to run and saves their outputs; Prefect decides when and where to run.
+"""The flows that run stages. DVC decides which ones, and saves their outputs; Prefect decides when and where to run.
 
 reproduce   the stages of the current workspace, each as a task
 experiment  the same with other settings, in a temporary workspace, saved as a DVC experiment
-sweep       many experiments, in parallel if there are several slots
 
 The stages and their order come from dvc.yaml. No stage is named here.
 """
 
 import contextlib
-import itertools
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import State, flow, get_run_logger
-from prefect.artifacts import create_table_artifact
-from prefect.states import Completed, Failed
 from pydantic import Field
 
 from pipeline import dvc
-from pipeline.flows import artifacts, same_settings
-from pipeline.flows.artifacts import METRIC, FinishedRun
+from pipeline.flows import same_settings
 from pipeline.flows.clones import locked_clone
-from pipeline.flows.forms import Grid, Profile, Settings
+from pipeline.flows.forms import Profile, Settings
 from pipeline.flows.outcome import (
     collect_results,
     completed_state,
     failed_state_on_error,
     find_baseline,
-    name_best,
     publish_artifacts,
 )
 from pipeline.flows.run_stages import not_pushed, push_outputs, run_stages, stop_on_exit
-from pipeline.flows.slots import make_slots, run_in_slots, slot_variables
+from pipeline.flows.slots import slot_variables
 from pipeline.flows.watchdog import with_watchdog
 from pipeline.run_settings import experiment_name, fingerprint, on_data_of, profiles, update_params_file
 from stages import params
@@ -40,7 +34,6 @@ from stages import params
 Name = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]*)?$")]
 Hours = Annotated[float, Field(ge=0)]
 NO_CHANGES = Settings.model_validate({})
-NO_GRID = Grid.model_validate({})
 
 
 @flow(description="Runs the stages of the current workspace that need to run, each as a task.")
@@ -52,7 +45,7 @@ def reproduce(save_as: Name = "", hours: Hours = 0) -> State[Any]:
       hours: Time limit of each stage in hours; 0 for none.
     """
     with with_watchdog(), locked_clone(), failed_state_on_error() as failure, contextlib.ExitStack() as stack:
-        root = _root()
+        root = current_root()
         stack.enter_context(dvc.exclusive_run(root, get_run_logger().info))
         settings = params.read(root / "params.yaml")
         params.check(settings, "params.yaml")
@@ -92,7 +85,7 @@ def experiment(
       hours: Time limit of each stage in hours; 0 for none.
     """
     with with_watchdog(), locked_clone(), failed_state_on_error() as failure:
-        root = _root()
+        root = current_root()
         committed = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed")
         base_settings = committed | profiles()[profile]
         run_settings = base_settings | settings.changes()
@@ -119,56 +112,6 @@ def experiment(
     return failure.state
 
 
-@flow(description="Runs a grid or a list of settings as experiments, in parallel if there are several slots.")
-def sweep(
-    profile: Profile = "quick",
-    settings: Settings = NO_CHANGES,
-    grid: Grid = NO_GRID,
-    runs: list[Settings] = [],  # noqa: B006 - not changed
-    metric: str = METRIC,
-    slots: Annotated[int, Field(ge=0, le=64)] = 0,
-    push: bool = True,
-    hours: Hours = 0,
-) -> State[Any]:
-    """Run experiments in parallel and list them, the best first. One that fails does not stop the others.
-
-    Args:
-      profile: Named set of changes from pipeline/profiles.yaml; full is params.yaml as committed.
-      settings: Changes to the profile's settings, for all experiments.
-      grid: Values to try for each setting; every combination is an experiment.
-      runs: List of changes, one experiment each; with a grid, each is combined with every combination of its values.
-      metric: Metric to sort by; the lowest value is the best.
-      slots: Number of experiments to run in parallel; 0 for one per GPU, or one without a GPU.
-      push: Whether to push the experiments to `origin` and to the store; without a store, nothing is pushed.
-      hours: Time limit of each stage in hours; 0 for none.
-    """
-    with with_watchdog(), locked_clone(), failed_state_on_error() as failure:
-        root = _root()
-        committed = params.parse(dvc.read_committed(root, "params.yaml"), "params.yaml as committed")
-        base_settings = committed | profiles()[profile] | settings.changes()
-        changes = {
-            experiment_name(profile, base_settings | combination): combination
-            for combination in combinations(grid, runs)
-        }
-        for name, combination in changes.items():
-            params.check(base_settings | combination, f"the settings of {name}")
-
-        def run_experiment(name: str) -> State[Any]:
-            run_changes = Settings.model_validate(settings.changes() | changes[name])
-            run_flow = experiment.with_options(flow_run_name=name)
-            return run_flow(profile, run_changes, name=name, push=push, hours=hours, return_state=True)
-
-        states = run_in_slots(run_experiment, list(changes), make_slots(slots))
-        done: list[FinishedRun] = [state.result() for state in states.values() if state.is_completed()]
-        failed = {name: state.message or str(state.name) for name, state in states.items() if not state.is_completed()}
-        table = artifacts.comparison(done, failed, changes, metric)
-        create_table_artifact(table, key="sweep", description=f"The experiments of this sweep, by {metric}")
-        if failed:
-            return Failed(message=f"{len(failed)} of {len(states)} experiments failed: {', '.join(failed)}")
-        return Completed(message=name_best(done, table, metric), data=table)
-    return failure.state
-
-
 def push_reference(root: Path, name: str, unpushed: str) -> list[str]:
     """Push the Git reference of an experiment to `origin`, after its outputs; return what is not pushed, and why.
 
@@ -191,20 +134,7 @@ def has_store(root: Path) -> bool:
     return dvc.remote(root) is not None or bool(os.environ.get(dvc.STORE_VARIABLE))
 
 
-def combinations(grid: Grid, runs: list[Settings]) -> list[dict[str, Any]]:
-    """The changes of each experiment: every run, combined with every combination of the grid's values.
-
-    Without runs, the combinations alone; without a grid, the runs alone.
-    """
-    axes = grid.model_dump(mode="json", exclude_unset=True)
-    return [
-        run | dict(zip(axes, values, strict=True))
-        for run in ([run.changes() for run in runs] or [{}])
-        for values in itertools.product(*axes.values())
-    ]
-
-
-def _root() -> Path:
+def current_root() -> Path:
     """The root of the current repository, configured to use the store in `QUICKDRAW_STORE` if that is set."""
     root = dvc.find_root(Path.cwd())
     if store := os.environ.get(dvc.STORE_VARIABLE):

@@ -4,12 +4,12 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import State, get_run_logger
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.exceptions import FailedRun, ParameterTypeError, SignatureMismatchError
 from prefect.states import Completed, Failed
 
@@ -24,7 +24,7 @@ from stages.reporting.metric_values import why_incomparable
 REPORTS_VARIABLE = "QUICKDRAW_REPORTS"  # the URL of the reports, with {name} or {hash} for those of a run
 
 
-def name_best(done: list[FinishedRun], table: list[dict[str, Any]], metric: str) -> str:
+def name_best(done: Sequence[SavedRun], table: list[dict[str, Any]], metric: str) -> str:
     """The message of a sweep: the number of experiments and the best of them, or why none is named.
 
     Args:
@@ -167,7 +167,11 @@ def completed_state(run: FinishedRun, baseline: SavedRun | None, not_pushed: lis
 
 
 def publish_artifacts(run: FinishedRun, baseline: SavedRun | None) -> None:
-    """Publish the summary of a run in Prefect, and a link to its report if `QUICKDRAW_REPORTS` is set."""
+    """Publish the metrics and the summary of a run in Prefect, and a link to its report if `QUICKDRAW_REPORTS` is set.
+
+    A sweep reads the metrics of the experiments that ran on other machines.
+    """
+    create_table_artifact(artifacts.metrics_table(run), key=artifacts.METRICS_KEY, description=run.name)
     create_markdown_artifact(artifacts.summary(run, baseline), key="summary", description=run.name)
     if address := artifacts.link(os.environ.get(REPORTS_VARIABLE, ""), run):
         create_link_artifact(address, link_text=f"The report of {run.name}", key="report")

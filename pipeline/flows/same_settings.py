@@ -17,17 +17,18 @@ from prefect.runtime import flow_run
 from pipeline import dvc
 
 POLL_SECONDS = 5.0
+TAG = "settings-"  # the beginning of the tag
 NEVER = datetime.max.replace(tzinfo=timezone.utc)
 
 
 def announce(settings: str) -> None:
     """Tag this run with the fingerprint of its settings, so that others can find it."""
     run = flow_run.id
-    if run is None:
+    if run is None or tag(settings) in flow_run.tags:
         return
     try:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(run), tags=[*flow_run.tags, _tag(settings)])
+            client.update_flow_run(UUID(run), tags=[*flow_run.tags, tag(settings)])
     except Exception as error:  # those of the network, and of the server
         get_run_logger().warning("Cannot tell other runs about this one: %s", error)
 
@@ -48,7 +49,7 @@ def wait_for_earlier(settings: str, workspace: dvc.Workspace) -> None:
 def _earlier(run: str, settings: str) -> list[FlowRun]:
     """The other runs of these settings that are running and have started before this one."""
     filters: dict[str, Any] = {
-        "tags": {"all_": [_tag(settings)]},
+        "tags": {"all_": [tag(settings)]},
         "state": {"type": {"any_": [StateType.RUNNING]}},
     }
     try:
@@ -62,5 +63,6 @@ def _earlier(run: str, settings: str) -> list[FlowRun]:
     return in_order[: ids.index(run)] if run in ids else []
 
 
-def _tag(settings: str) -> str:
-    return f"settings-{settings}"
+def tag(settings: str) -> str:
+    """The tag of the runs of these settings."""
+    return f"{TAG}{settings}"

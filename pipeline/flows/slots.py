@@ -2,15 +2,13 @@
 
 import contextvars
 import os
-import queue
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from prefect import State
-from prefect.states import Cancelled
 
 from pipeline.flows.run_stages import running_workspaces
 
@@ -44,39 +42,41 @@ def _gpus() -> list[str]:
 
 
 def run_in_slots(
-    run: Callable[[str], State[Any]], names: list[str], slots: list[Mapping[str, str]]
-) -> dict[str, State[Any]]:
-    """Call `run` with each name, in parallel, and return the states by name.
+    run: Callable[[str], State[Any]],
+    names: Iterable[str],
+    slots: list[Mapping[str, str]],
+    ended: Callable[[str, State[Any]], object],
+) -> None:
+    """Call `run` with each name, in parallel.
 
-    Each call takes a free slot and sets `slot_variables` to it. If one raises, the running experiments are stopped and
-    no more are started.
+    Each call has a slot, and `slot_variables` is set to it. If one raises, the running experiments are stopped and no
+    more are started.
 
     Args:
       run: runs the experiment of this name and returns its final state.
-      names: the experiments.
+      names: the experiments; a name is asked for when a slot is free, by one thread at a time.
       slots: the environment variables of each slot.
+      ended: called with the name and the final state of each experiment; not while a name is asked for.
     """
-    free: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
-    for slot in slots:
-        free.put(slot)
-    stopped = threading.Event()
+    waiting, lock, stopped = iter(names), threading.Lock(), threading.Event()
 
-    def run_in_free_slot(name: str) -> State[Any]:
-        if stopped.is_set():
-            return Cancelled(message="stopped with the sweep")
-        slot = free.get()
+    def run_in_slot(slot: Mapping[str, str]) -> None:
         slot_variables.set(slot)
-        try:
-            return run(name)
-        finally:
-            free.put(slot)
+        while True:
+            with lock:
+                name = None if stopped.is_set() else next(waiting, None)
+            if name is None:
+                return
+            state = run(name)
+            with lock:
+                ended(name, state)
 
     with ThreadPoolExecutor(len(slots)) as executor:
         try:
-            futures: dict[str, Future[State[Any]]] = {
-                name: executor.submit(contextvars.copy_context().run, run_in_free_slot, name) for name in names
-            }
-            return {name: future.result() for name, future in futures.items()}
+            for future in as_completed(
+                [executor.submit(contextvars.copy_context().run, run_in_slot, slot) for slot in slots]
+            ):
+                future.result()
         except BaseException:
             stopped.set()
             for workspace in list(running_workspaces):

@@ -298,6 +298,43 @@ def test_a_sweep_runs_three_experiments_in_parallel_and_one_may_fail(
     assert len(dvc.experiment_commits(root)) == 5
 
 
+def test_a_sweep_over_a_pool_that_was_killed_waits_for_its_runs_and_is_cancelled_with_them(
+    server: Server, deployed: Worker
+) -> None:
+    slow = deployed.home / "slow"
+    slow.write_text("train")
+    parameters = {"profile": "quick", "grid": {"seed": [30, 31]}, "pool": "quickdraw"}
+    first = server.start_run("sweep/sweep", parameters)
+
+    def children() -> list[dict[str, Any]]:
+        """The experiments of the sweep; each trains."""
+        runs = [
+            run
+            for run in server.runs(name={"like_": "quick-"})
+            if run["parameters"].get("settings", {}).get("seed") in (30, 31)
+        ]
+        return runs if len(runs) >= 2 and all(server.stages(run["id"]).get("train") for run in runs) else []
+
+    before = eventually(children)
+    eventually(lambda: all(server.stages(run["id"])["train"] == "Running" for run in children()))
+    [process] = [
+        process
+        for process in psutil.Process(deployed.process.pid).children()
+        if process.environ().get("PREFECT__FLOW_RUN_ID") == first
+    ]
+    process.kill()
+    assert server.wait_for_end(first)["state_type"] == "CRASHED"
+    second = server.start_run("sweep/sweep", parameters)
+    eventually(lambda: server.logs(second).count("is in the pool already: waiting for it") == 2)
+    assert "This run is in the pool quickdraw itself" in server.logs(second)
+    assert {run["id"] for run in children()} == {run["id"] for run in before}, "none is started twice"
+    state = {"type": "CANCELLING", "name": "Cancelling"}
+    server.call("POST", f"/flow_runs/{second}/set_state", {"state": state})
+    assert server.wait_for_end(second)["state_type"] == "CANCELLED"
+    assert [server.wait_for_end(run["id"])["state_type"] for run in before] == ["CANCELLED"] * 2
+    slow.unlink(missing_ok=True)
+
+
 @pytest.mark.usefixtures("forms")
 @pytest.mark.parametrize(
     ("deployment", "parameters", "message"),

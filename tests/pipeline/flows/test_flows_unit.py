@@ -223,8 +223,9 @@ def test_experiments_run_in_parallel_each_in_its_own_slot() -> None:
         return Failed(message=device) if name == "c" else Completed(message=device)
 
     two_slots: list[Mapping[str, str]] = [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
-    states = slots.run_in_slots(run, list("abcde"), two_slots)
-    assert [(name, state.is_completed()) for name, state in states.items()] == [
+    states: dict[str, Any] = {}
+    slots.run_in_slots(run, list("abcde"), two_slots, states.__setitem__)
+    assert sorted((name, state.is_completed()) for name, state in states.items()) == [
         ("a", True), ("b", True), ("c", False), ("d", True), ("e", True),
     ]  # fmt: skip
     assert ["0", "1"] in seen
@@ -242,7 +243,7 @@ def test_an_interrupted_sweep_stops_its_experiments_and_starts_no_more(monkeypat
         time.sleep(0.5)
 
     with pytest.raises(KeyboardInterrupt):
-        slots.run_in_slots(run, list("abcd"), [{}])
+        slots.run_in_slots(run, list("abcd"), [{}], lambda name, state: None)
     assert started in (["a"], ["a", "b"]), "no more than had started"
     with pytest.raises(Stopped):
         workspace._supervisor.pause(0)
@@ -394,7 +395,7 @@ def test_outputs_are_pushed_first_and_the_reference_only_after_them(
     workspace = Recording(push_failures=9 if fails == "outputs" else 0)
     rows = [StageRow("train", "Ran", 1.0, "the store was unreachable")]
     monkeypatch.setattr(flows, "with_watchdog", contextlib.nullcontext)
-    monkeypatch.setattr(flows, "_root", lambda: root)
+    monkeypatch.setattr(flows, "current_root", lambda: root)
     monkeypatch.setattr(flows, "run_stages", lambda *_: rows)
     monkeypatch.setattr(flows, "collect_results", lambda workspace, name, *_: FinishedRun(name, {METRIC: 1.5}))
     monkeypatch.setattr(flows, "publish_artifacts", lambda *_: made.append("publish"))
@@ -422,7 +423,7 @@ def test_the_verdict_and_the_changes_are_those_of_the_person_and_not_of_the_prof
     committed = params.read(root / "params.yaml")
     save_experiment(root, "quick-1", 1.75, committed | profiles()["quick"] | {"source": "../my drawings"})
     monkeypatch.setattr(flows, "with_watchdog", contextlib.nullcontext)
-    monkeypatch.setattr(flows, "_root", lambda: root)
+    monkeypatch.setattr(flows, "current_root", lambda: root)
     monkeypatch.setattr(flows, "run_stages", lambda *_: [])
     monkeypatch.setattr(flows, "publish_artifacts", publish)
     monkeypatch.setattr(flows, "update_params_file", lambda *_: None)

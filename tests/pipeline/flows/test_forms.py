@@ -7,7 +7,7 @@ import pytest
 from prefect.utilities import schema_tools
 from pydantic import BaseModel, ValidationError
 
-from pipeline.flows import flows
+from pipeline.flows import sweep
 from pipeline.flows.forms import Grid, Settings
 from pipeline.run_settings import profiles
 from stages.params import Params
@@ -77,7 +77,7 @@ def test_the_server_rejects_a_class_that_is_listed_twice(parameter: str) -> None
     def validate(classes: list[str]) -> None:
         value: Any = {"settings": {"classes": classes}, "grid": {"classes": [["bee"], classes]}}.get(parameter)
         parameters = {parameter: value or [{"classes": classes}]}
-        schema_tools.validate(parameters, flows.sweep.parameters.model_dump_for_openapi(), raise_on_error=True)
+        schema_tools.validate(parameters, sweep.sweep.parameters.model_dump_for_openapi(), raise_on_error=True)
 
     validate(["bee", "cat"])
     with pytest.raises(schema_tools.ValidationError, match="non-unique"):

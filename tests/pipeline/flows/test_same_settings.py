@@ -100,3 +100,11 @@ def test_without_an_answer_of_the_server_nobody_waits(
     same_settings.announce("1a2b")
     same_settings.wait_for_earlier("1a2b", workspace)
     assert workspace.paused == [] and caplog.text.count("no network") == 2
+
+
+def test_a_run_that_a_sweep_has_tagged_is_not_tagged_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client([])
+    use(monkeypatch, client)
+    monkeypatch.setattr(same_settings, "flow_run", SimpleNamespace(id=str(OWN), tags=["settings-1a2b"]))
+    same_settings.announce("1a2b")
+    assert client.tags == []

@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import re
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,8 +24,17 @@ pytestmark = [pytest.mark.prefect, pytest.mark.timeout(3600)]
 STORE = "s3://bucket/quickdraw"
 
 
-def test_two_workers_share_the_work_and_compute_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three runs are started at once, two of them with the same settings. A third machine restores all of them."""
+SWEEP = """
+from pipeline.flows.sweep import sweep
+grid = {"num_resnet": [1, 2], "seed": [0, 1]}
+print(sweep(profile="quick", grid=grid, pool="quickdraw", return_state=True).message)
+"""
+
+
+def test_a_sweep_runs_on_two_workers_of_which_one_is_killed_and_computes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep itself runs on a third machine. Others restore all of its experiments."""
     repository = tmp_path / "origin"
     repository.mkdir()
     fake_project.write(repository, source="doodles")
@@ -38,30 +50,40 @@ def test_two_workers_share_the_work_and_compute_nothing_twice(tmp_path: Path, mo
             variables = store | {"QUICKDRAW_REPOSITORY": str(repository)}
             workers.append(Worker(server, tmp_path / name, 1, **variables))
             stack.callback(workers[-1].stop)
+            (workers[-1].home / "slow").write_text("train")
             eventually(lambda: "started!" in workers[-1].log.read_text())
         deploy(server, tmp_path)
 
-        settings = [{"num_resnet": number} for number in (1, 1, 2)]
-        runs = [
-            server.start_run("experiment/on-demand", {"profile": "quick", "settings": change}) for change in settings
-        ]
-        for run in map(server.wait_for_end, runs):
-            assert run["state_type"] == "COMPLETED", run["state"]["message"]
-            assert "not pushed" not in run["state"]["message"]
-        computed: Counter[Any] = Counter()
-        for worker in workers:
-            assert worker.log.read_text().count("Finished in state Completed") >= 1, "each has taken part"
-            computed.update(
-                entry["settings"]["num_resnet"]
-                for entry in fake_project.recorded_runs(worker.home)
-                if entry["stage"] == "train"
+        machine = tmp_path / "machine"
+        fake_project.git(tmp_path, "clone", "--quiet", str(repository), str(machine))
+        sweep = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", SWEEP],
+                cwd=machine, env=server.variables | store, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )
-        assert computed == {1: 1, 2: 1}, "each experiment is computed once"
-        first, second, _ = (set(server.stages(run).values()) for run in runs)
-        assert {"Restored"} in (first, second), "the later one of the same settings has waited"
+        )  # fmt: skip
+        stack.callback(sweep.kill)
+        eventually(lambda: all((worker.home / "slow").read_text().isdigit() for worker in workers))  # each trains one
+        workers[0].process.send_signal(signal.SIGKILL)
+        workers[0].restart()
+        for worker in workers:
+            (worker.home / "slow").unlink()
+        out, log = sweep.communicate(timeout=1800)
+        assert re.fullmatch(r"4 experiments; the best is quick-[0-9a-f]{8}\n", out), out + log
+        assert re.search(r"quick-\w{8} is lost \(.+\): starting it again", log)
+        runs = Counter(run["state_type"] for run in server.runs(name={"like_": "quick-"}))
+        assert runs == {"COMPLETED": 4, "CRASHED": 1}
 
-        experiments = dvc.experiment_commits(repository)
-        assert len(experiments) == 2
+        computed = Counter(
+            (entry["settings"]["num_resnet"], entry["settings"]["seed"])
+            for worker in workers
+            for entry in fake_project.recorded_runs(worker.home)
+            if entry["stage"] == "report"
+        )
+        assert computed == dict.fromkeys([(1, 0), (1, 1), (2, 0), (2, 1)], 1), "each experiment is computed once"
+
+        experiments = dvc.experiment_commits(machine)
+        assert len(experiments) == 4 and experiments == dvc.experiment_commits(repository)
         for key, value in store.items():
             monkeypatch.setenv(key, value)
         for name in experiments:
