@@ -2,15 +2,29 @@
 
 import contextlib
 import functools
+import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from pipeline import dvc
 from pipeline.run_settings import profiles
 from stages import params
-from stages.common.errors import UserError, did_you_mean
+from stages.common.errors import UserError, did_you_mean, one_line
 from stages.common.urls import hide_secrets
 from stages.params import Params
 from stages.reporting.html import format_setting
@@ -52,7 +66,7 @@ def _as_form(schema: dict[str, Any]) -> None:
         properties[key].pop("default", None)
         properties[key]["description"] = f"{properties[key]['description']} {describe_values(key)}".strip()
         properties[key]["position"] = position
-        field = properties[key] if schema["title"] == "Settings" else properties[key]["items"]  # of a grid
+        field = properties[key] if schema["title"] == "Settings" else properties[key].get("items", {})  # of a list
         if field.get("type") == "array":
             field["uniqueItems"] = True
 
@@ -87,6 +101,66 @@ else:
                 Field(default=None, min_length=1, description=field.description),
             )
             for name, field in Params.model_fields.items()
+        },
+    )
+
+
+class Range(BaseModel):
+    """The numbers to search for a setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    low: Any
+    high: Any
+    log: StrictBool = Field(False, description="Whether to search in powers, as for a learning rate.")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low}, above high, {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log is true, and low is {self.low}; expected: above 0")
+        return self
+
+
+def _number_of(field: FieldInfo) -> Any:
+    """The type of the numbers that a setting can be, with their bounds; None if it is never a number."""
+    for kind in (field.rebuild_annotation(), *typing.get_args(field.annotation)):
+        plain = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+        if plain in (int, float):
+            return kind
+    return None
+
+
+def _range_of(key: str, number: Any) -> type[Range]:
+    """The range of a setting. A number out of its bounds is refused with the message of the setting."""
+
+    def check(value: object, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(f"{key} is {one_line(repr(value))}; expected: {params.expected(key)}") from None
+
+    bound = Annotated[number, WrapValidator(check)]
+    return create_model(f"Range of {key}", __base__=Range, low=(bound, ...), high=(bound, ...))
+
+
+if TYPE_CHECKING:
+
+    class Search(BaseModel):
+        """The values to search for each setting."""
+else:
+    Search = create_model(
+        "Search",
+        __doc__="The values to search for each setting: a range of numbers, or a list of values to choose from.",
+        __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=_as_form),
+        **{
+            key: (
+                _range_of(key, number)
+                if (number := _number_of(field)) is not None
+                else Annotated[list[field.rebuild_annotation()], Field(min_length=1)],
+                Field(default=None, description=field.description),
+            )
+            for key, field in Params.model_fields.items()
         },
     )
 

@@ -16,9 +16,10 @@ from prefect.states import Completed, Failed
 from pipeline import compare, dvc
 from pipeline.flows import artifacts
 from pipeline.flows.artifacts import FinishedRun, SavedRun, StageRow
+from pipeline.flows.run_stages import DIVERGED, REFUSED, StagesFailed
 from pipeline.run_settings import fingerprint
 from stages import params
-from stages.common.errors import UserError, counted, describe_os_error, did_you_mean
+from stages.common.errors import SettingsError, UserError, counted, describe_os_error, did_you_mean
 from stages.reporting.metric_values import why_incomparable
 
 REPORTS_VARIABLE = "QUICKDRAW_REPORTS"  # the URL of the reports, with {name} or {hash} for those of a run
@@ -204,6 +205,15 @@ def failed_state_on_error() -> Iterator[_Failure]:
     try:
         yield failure
     except UserError as error:
-        failure.state = Failed(message=str(error))
+        failure.state = Failed(name=_state_name(error), message=str(error))
     except OSError as error:
         failure.state = Failed(message=describe_os_error(error))
+
+
+def _state_name(error: UserError) -> str:
+    """The name of the failed state: `Refused` or `Diverged` if the settings are why, else `Failed`."""
+    if isinstance(error, SettingsError):
+        return REFUSED
+    if isinstance(error, StagesFailed) and error.state_name in (REFUSED, DIVERGED):
+        return error.state_name
+    return "Failed"

@@ -20,12 +20,14 @@ class Plan:
       changes: the same, in the order of the experiments.
       done: the experiments that completed, by name.
       failed: why others failed, by name.
+      unsuitable: why others showed that their settings do not work, by name. Only a search has such ones.
     """
 
     def __init__(self, changes: Mapping[str, dict[str, Any]]) -> None:
         self.changes = dict(changes)
         self.done: dict[str, SavedRun] = {}
         self.failed: dict[str, str] = {}
+        self.unsuitable: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[str]:
         """The experiments to run, by name."""

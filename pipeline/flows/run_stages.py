@@ -18,8 +18,24 @@ from pipeline.subprocesses.supervisor import Stopped
 from stages.common.errors import SettingsError
 
 RETRY_SECONDS = [10.0, 60.0, 300.0]  # before each retry of a push, and of a stage that uses the network
-# The states of a stage that is not retried: it cannot use its settings, or it exceeded its time limit.
-REFUSED, OUT_OF_TIME = "Refused", "OutOfTime"
+# The states of a stage that is not retried: it cannot use its settings, its training did not converge with them, or it
+# exceeded its time limit. A run that fails because of its settings ends in the first or the second, too.
+REFUSED, DIVERGED, OUT_OF_TIME = "Refused", "Diverged", "OutOfTime"
+NAMES_BY_EXIT_CODE = {SettingsError.exit_code: REFUSED, 3: DIVERGED}  # 3 is that of stages.train.Diverged
+
+
+class StagesFailed(dvc.DvcError):
+    """Stages failed; the message has a line for each.
+
+    Attributes:
+      state_name: the name of the state of them all, or `Failed` if they have different ones.
+    """
+
+    def __init__(self, states: Iterable[State[Any]]) -> None:
+        states = list(states)
+        super().__init__("; ".join(state.message or str(state.name) for state in states))
+        names = {str(state.name) for state in states}
+        self.state_name = names.pop() if len(names) == 1 else "Failed"
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -53,9 +69,7 @@ def _run_stage(
     except dvc.OutOfTime as error:
         state = Failed(name=OUT_OF_TIME, message=str(error))
     except dvc.DvcError as error:
-        state = Failed(
-            name=REFUSED if error.stage_exit_code == SettingsError.exit_code else "Failed", message=str(error)
-        )
+        state = Failed(name=NAMES_BY_EXIT_CODE.get(error.stage_exit_code or 1, "Failed"), message=str(error))
     row.seconds, row.state = round(time.monotonic() - started, 1), state.name or ""
     return state
 
@@ -100,7 +114,7 @@ def run_stages(workspace: dvc.Workspace, settings: Mapping[str, Any], hours: flo
       A row for each stage, in the order of the graph.
 
     Raises:
-      DvcError: stages failed; the message has a line for each. The table is published before.
+      StagesFailed: the table is published before.
     """
     graph = dvc.stages(workspace.root)
     up_to_date = dvc.up_to_date(workspace.root)
@@ -129,8 +143,7 @@ def run_stages(workspace: dvc.Workspace, settings: Mapping[str, Any], hours: flo
     create_table_artifact([vars(row) for row in rows.values()], key="stages", description="What DVC did for each stage")
     states = [future.state for future in futures.values()]
     if not all(state.is_completed() for state in states):
-        failed = [state for state in states if state.is_final() and not state.is_completed()]
-        raise dvc.DvcError("; ".join(state.message or str(state.name) for state in failed))
+        raise StagesFailed(state for state in states if state.is_final() and not state.is_completed())
     return list(rows.values())
 
 
@@ -141,7 +154,7 @@ def _uses_network(stage: dvc.Stage, settings: Mapping[str, Any]) -> bool:
 
 
 def _should_retry(_task: Any, _run: Any, state: State[Any]) -> bool:
-    return state.name not in (REFUSED, OUT_OF_TIME)
+    return state.name not in (REFUSED, DIVERGED, OUT_OF_TIME)
 
 
 running_workspaces: set[dvc.Workspace] = set()  # those whose stages are running in this process

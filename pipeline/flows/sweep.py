@@ -1,5 +1,7 @@
-"""The flow `sweep`: many experiments, of a grid or a list, on this machine or on the workers of a pool."""
+"""The flow `sweep`: many experiments, of a grid, a list or a search, on this machine or on the workers of a pool."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +19,11 @@ from pipeline.flows import artifacts, same_settings
 from pipeline.flows.artifacts import METRIC, METRICS_KEY, SavedRun
 from pipeline.flows.clones import locked_clone
 from pipeline.flows.flows import NO_CHANGES, Hours, current_root, experiment
-from pipeline.flows.forms import Grid, Profile, Settings
+from pipeline.flows.forms import Grid, Profile, Search, Settings
 from pipeline.flows.outcome import failed_state_on_error, name_best
 from pipeline.flows.over_pool import Job, Pool
 from pipeline.flows.plan import Plan, combinations
+from pipeline.flows.search import open_search
 from pipeline.flows.slots import make_slots, run_in_slots
 from pipeline.flows.watchdog import with_watchdog
 from pipeline.run_settings import experiment_name, fingerprint, profiles
@@ -28,14 +31,18 @@ from stages import params
 from stages.common.errors import SettingsError
 
 NO_GRID = Grid.model_validate({})
+NO_SEARCH = Search.model_validate({})
 
 
-@flow(description="Runs a grid or a list of settings as experiments, here or on the workers of a pool.")
+@flow(description="Runs a grid, a list or a search of settings as experiments, here or on the workers of a pool.")
 def sweep(
     profile: Profile = "quick",
     settings: Settings = NO_CHANGES,
     grid: Grid = NO_GRID,
     runs: list[Settings] = [],  # noqa: B006 - not changed
+    search: Search = NO_SEARCH,
+    trials: Annotated[int, Field(ge=1, le=100_000)] = 20,
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0,
     metric: str = METRIC,
     slots: Annotated[int, Field(ge=0, le=64)] = 0,
     pool: str = "",
@@ -49,7 +56,10 @@ def sweep(
       settings: Changes to the profile's settings, for all experiments.
       grid: Values to try for each setting; every combination is an experiment.
       runs: List of changes, one experiment each; with a grid, each is combined with every combination of its values.
-      metric: Metric to sort by; the lowest value is the best.
+      search: Values to search for each setting, in place of a grid and runs; Optuna proposes each experiment.
+      trials: Number of experiments that a search proposes.
+      seed: Random seed of a search's proposals.
+      metric: Metric to sort by, and to search by; the lowest value is the best.
       slots: Number of experiments to run in parallel; 0 for one per GPU, or one without a GPU.
       pool: Work pool whose workers run the experiments, as many in parallel as it takes; empty for this machine.
       push: Whether to push the experiments to `origin` and to the store; without a store, nothing is pushed.
@@ -67,7 +77,17 @@ def sweep(
             params.check(base_settings | changes, f"the settings of {name}")
             return name
 
-        plan = Plan({name_of(changes): changes for changes in combinations(grid, runs)})
+        @contextlib.contextmanager
+        def make_plan() -> Iterator[Plan]:
+            if not search.model_fields_set:
+                yield Plan({name_of(changes): changes for changes in combinations(grid, runs)})
+                return
+            if runs or grid.model_fields_set:
+                raise SettingsError("search is given together with grid or runs: set one of them")
+            params.check(base_settings, "the settings that are searched from")
+            definition = {"settings": base_settings, "commit": dvc.resolve_commit(root, "HEAD")}
+            with open_search(search, definition, trials, seed, metric, name_of) as found:
+                yield found
 
         def parameters_of(name: str) -> dict[str, Any]:
             changes = settings.changes() | plan.changes[name]
@@ -80,13 +100,15 @@ def sweep(
             tag = same_settings.tag(fingerprint(base_settings | plan.changes[name]))
             return Job(name, parameters_of(name) | {"baseline": ""}, (tag,))
 
-        if pool:
-            found = Pool(pool, experiment.name, get_run_logger().info)
-            found.run(map(job_of, plan), lambda job, run: plan.end(job.name, end_of(job, run)))
-            fetch(root, list(plan.done))
-        else:
-            run_in_slots(run_here, plan, make_slots(slots), plan.end)
-        return report(plan, metric)
+        with make_plan() as plan:
+            if pool:
+                ahead = 1 if search.model_fields_set else float("inf")
+                workers = Pool(pool, experiment.name, get_run_logger().info)
+                workers.run(map(job_of, plan), lambda job, run: plan.end(job.name, end_of(job, run)), ahead)
+                fetch(root, list(plan.done))
+            else:
+                run_in_slots(run_here, plan, make_slots(slots), plan.end)
+            return report(plan, metric)
     return failure.state
 
 
@@ -123,9 +145,11 @@ def fetch(root: Path, names: list[str]) -> None:
 def report(plan: Plan, metric: str) -> State[Any]:
     """Publish the table of a sweep in Prefect, and return its final state."""
     done = [plan.done[name] for name in plan.changes if name in plan.done]
-    failed = {name: plan.failed[name] for name in plan.changes if name in plan.failed}
-    table = artifacts.comparison(done, failed, plan.changes, metric)
+    others = plan.unsuitable | plan.failed
+    others = {name: others[name] for name in plan.changes if name in others}
+    table = artifacts.comparison(done, others, plan.changes, metric)
     create_table_artifact(table, key="sweep", description=f"The experiments of this sweep, by {metric}")
-    if failed:
+    if plan.failed:
+        failed = [name for name in plan.changes if name in plan.failed]
         return Failed(message=f"{len(failed)} of {len(plan.changes)} experiments failed: {', '.join(failed)}")
     return Completed(message=name_best(done, table, metric), data=table)

@@ -349,6 +349,7 @@ def test_a_sweep_over_a_pool_that_was_killed_waits_for_its_runs_and_is_cancelled
         ("experiment/on-demand", {"name": "a b"}, "'name'.+'a b' does not match"),
         ("sweep/sweep", {"grid": {"num_resnet": [1, 99]}}, r"'grid.num_resnet\[1\]'.+greater than the maximum of 20"),
         ("sweep/sweep", {"slots": -1}, "'slots'.+-1 is less than the minimum of 0"),
+        ("sweep/sweep", {"search": {"seed": {"low": -1, "high": 2}}}, "'search.seed.low'.+less than the minimum of 0"),
     ],
 )  # fmt: skip
 def test_the_server_rejects_invalid_parameters(

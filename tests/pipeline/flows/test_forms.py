@@ -8,7 +8,7 @@ from prefect.utilities import schema_tools
 from pydantic import BaseModel, ValidationError
 
 from pipeline.flows import sweep
-from pipeline.flows.forms import Grid, Settings
+from pipeline.flows.forms import Grid, Search, Settings
 from pipeline.run_settings import profiles
 from stages.params import Params
 from stages.reporting.html import format_setting
@@ -40,7 +40,7 @@ def test_a_grid_has_a_list_for_every_setting() -> None:
         assert (plain(schema)["description"], schema["minItems"]) == (PROPERTIES[key]["description"], 1)
 
 
-@pytest.mark.parametrize("form", [Settings, Grid])
+@pytest.mark.parametrize("form", [Settings, Grid, Search])
 def test_a_field_says_the_value_of_each_profile(form: type[BaseModel]) -> None:
     fields = form.model_json_schema()["properties"]
     assert fields["num_drawings"]["description"].endswith(" Profiles: 500000 (full, post), 40000 (quick, laptop).")
@@ -55,7 +55,7 @@ def test_a_field_says_the_value_of_each_profile(form: type[BaseModel]) -> None:
             )
 
 
-@pytest.mark.parametrize("form", [Settings, Grid])
+@pytest.mark.parametrize("form", [Settings, Grid, Search])
 def test_what_people_change_most_is_at_the_top(form: type[BaseModel]) -> None:
     fields = form.model_json_schema()["properties"]
     order = sorted(fields, key=lambda key: fields[key]["position"])
@@ -72,10 +72,14 @@ def test_only_the_given_settings_are_changes() -> None:
     assert Settings.model_validate(changes).changes() == changes
 
 
-@pytest.mark.parametrize("parameter", ["settings", "grid", "runs"])
+@pytest.mark.parametrize("parameter", ["settings", "grid", "runs", "search"])
 def test_the_server_rejects_a_class_that_is_listed_twice(parameter: str) -> None:
     def validate(classes: list[str]) -> None:
-        value: Any = {"settings": {"classes": classes}, "grid": {"classes": [["bee"], classes]}}.get(parameter)
+        value: Any = {
+            "settings": {"classes": classes},
+            "grid": {"classes": [["bee"], classes]},
+            "search": {"classes": [["bee"], classes]},
+        }.get(parameter)
         parameters = {parameter: value or [{"classes": classes}]}
         schema_tools.validate(parameters, sweep.sweep.parameters.model_dump_for_openapi(), raise_on_error=True)
 
@@ -88,3 +92,39 @@ def test_the_server_rejects_a_class_that_is_listed_twice(parameter: str) -> None
 def test_an_invalid_change_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(changes))):
         Settings.model_validate(changes)
+
+
+def test_a_search_has_a_range_for_every_number_and_a_list_for_every_choice() -> None:
+    schema = Search.model_json_schema()
+    for key, field in schema["properties"].items():
+        numbers = [
+            kind for kind in PROPERTIES[key].get("anyOf", [PROPERTIES[key]]) if kind["type"] in ("integer", "number")
+        ]
+        if not numbers:
+            assert field["minItems"] == 1 and field["items"]["type"] == PROPERTIES[key]["type"]
+            continue
+        limits = schema["$defs"][field["$ref"].rpartition("/")[2]]["properties"]
+        for name in ("low", "high"):
+            bounds = {word: value for word, value in numbers[0].items() if word not in ("title", "description")}
+            assert {word: value for word, value in limits[name].items() if word != "title"} == bounds
+        assert limits["log"]["type"] == "boolean"
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({"num_resnet": {"low": 1, "high": 21}}, "num_resnet is 21; expected: a whole number from 1 to 20"),
+        ({"num_resnet": {"low": 1.5, "high": 2}}, "num_resnet is 1.5; expected: a whole number from 1 to 20"),
+        ({"learning_rate": {"low": 0, "high": 1}}, "learning_rate is 0; expected: a number above 0 and at most 1"),
+        ({"holdout": {"low": True, "high": 0.5}}, "holdout is True; expected: a number from 0.01 to 0.5, or test"),
+        ({"num_resnet": {"low": 3, "high": 2}}, "low is 3, above high, 2"),
+        ({"dropout_p": {"low": 0, "high": 0.5, "log": True}}, "log is true, and low is 0.0; expected: above 0"),
+        ({"num_resnet": {"low": 1}}, "num_resnet.high\n  Field required"),
+        ({"optimizer": []}, "optimizer\n  List should have at least 1 item"),
+        ({"optimizer": ["sgd"]}, "Input should be 'muon' or 'adam'"),
+        ({"num_resnt": {"low": 1, "high": 2}}, "num_resnt\n  Extra inputs are not permitted"),
+    ],
+)
+def test_a_search_outside_what_a_setting_takes_is_rejected(ranges: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Search.model_validate(ranges)
