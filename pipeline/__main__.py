@@ -177,6 +177,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a class to draw (repeatable); default: all classes of the model",
     )
+    command.add_argument(
+        "--pool",
+        metavar="POOL",
+        help="a work pool of Prefect, whose workers draw; needs --run EXPERIMENT, and a DEST that all of them reach",
+    )
     command.set_defaults(execute=_generate)
 
     command = commands.add_parser(
@@ -232,7 +237,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _generate(arguments: argparse.Namespace) -> None:
     from pipeline.generating.command import generate
 
-    generate(arguments.folder, arguments.per_class, arguments.run, arguments.classes)
+    generate(arguments.folder, arguments.per_class, arguments.run, arguments.classes, arguments.pool)
 
 
 def _add_source(command: argparse.ArgumentParser, help: str) -> None:

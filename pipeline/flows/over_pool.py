@@ -5,7 +5,7 @@ again. What is already in the pool, because an earlier caller was killed, is not
 """
 
 import contextlib
-import functools
+import itertools
 import time
 import uuid
 from collections import Counter
@@ -68,13 +68,19 @@ class Pool:
         self._report = report
         self._caller = str(flow_run.id or uuid.uuid4())  # the runs of two callers are different ones
         self._outage = False
-        with get_client(sync_client=True) as client:
-            self._deployment = _find_deployment(client, name, flow, report).id
-            if flow_run.id and client.read_flow_run(UUID(flow_run.id)).work_pool_name == name:
-                report(
-                    f"This run is in the pool {name} itself, and holds a place of one of its workers. If no other "
-                    "place is free, nothing goes on: then cancel it, and start it in another pool"
-                )
+        try:
+            with get_client(sync_client=True) as client:
+                self._deployment = _find_deployment(client, name, flow, report).id
+                own = client.read_flow_run(UUID(flow_run.id)).work_pool_name if flow_run.id else None
+        except httpx.HTTPError as error:
+            raise PoolError(
+                f"Prefect's server cannot be asked for the work pool {name!r}: {_describe(error)}"
+            ) from None
+        if own == name:
+            report(
+                f"This run is in the pool {name} itself, and holds a place of one of its workers. If no other place is "
+                "free, nothing goes on: then cancel it, and start it in another pool"
+            )
 
     def run(
         self,
@@ -92,36 +98,33 @@ class Pool:
           polled: called between two looks at the runs.
         """
         waiting, running = iter(jobs), dict[UUID, tuple[Job, FlowRun]]()
-        starts, again = Counter[str](), list[Job]()
+        starts, next_ones = Counter[str](), list[Job]()
         with self._cancel_on_interrupt(running):
             while True:
-                while sum(not run.state or not run.state.is_running() for _, run in running.values()) < ahead:
-                    job = again.pop() if again else next(waiting, None)
-                    if job is None:
-                        break
-                    if run := self._ask(functools.partial(self._start, job, starts[job.name])):
+                with self._going_on_without_server():
+                    while sum(not (run.state and run.state.is_running()) for _, run in running.values()) < ahead:
+                        if not next_ones and not (next_ones := list(itertools.islice(waiting, 1))):
+                            break
+                        run = self._start(next_ones[-1], starts[next_ones[-1].name])
+                        job = next_ones.pop()
                         running[run.id] = job, run
                         starts[job.name] += 1
-                    else:
-                        again.append(job)
-                        break
-                if not running and not again:
+                if not running and not next_ones:
                     return
                 polled()
                 time.sleep(POLL_SECONDS)
-                found = self._ask(functools.partial(self._read, list(running))) if running else None
-                for run in found or []:
-                    job, _ = running[run.id]
-                    running[run.id] = job, run
-                    if run.state is None or not run.state.is_final():
-                        continue
-                    del running[run.id]
-                    if run.state.is_crashed() and starts[job.name] < STARTS:
-                        self._report(f"{job.name} is lost ({run.state.message}): starting it again")
-                        again.append(job)
-                    else:
-                        self._report(f"{job.name}: {run.state.name}")
-                        ended(job, run)
+                with self._going_on_without_server():
+                    for run in self._read(list(running)):
+                        job, _ = running[run.id]
+                        running[run.id] = job, run
+                        if run.state is None or not run.state.is_final():
+                            continue
+                        if run.state.is_crashed() and starts[job.name] < STARTS:
+                            self._report(f"{job.name} is lost ({run.state.message}): starting it again")
+                            next_ones.append(job)
+                        else:
+                            ended(job, run)
+                        del running[run.id]
 
     def _start(self, job: Job, number: int) -> FlowRun:
         """The run of a job that is in the pool already, or a new one."""
@@ -147,6 +150,7 @@ class Pool:
             idempotency_key=f"{self._caller}-{job.name}-{number}",
         )
         assert isinstance(started, FlowRun)
+        self._outage = False
         return started
 
     def _read(self, ids: list[UUID]) -> list[FlowRun]:
@@ -156,30 +160,27 @@ class Pool:
             for start in range(0, len(ids), PAGE):
                 filters = FlowRunFilter.model_validate({"id": {"any_": ids[start : start + PAGE]}})
                 found |= {run.id: run for run in client.read_flow_runs(flow_run_filter=filters, limit=PAGE)}
+                self._outage = False
         deleted: State[Any] = Failed(message="its run was deleted in Prefect")
         return [found.get(id) or FlowRun(id=id, flow_id=id, state=deleted) for id in ids]
 
-    def _ask(self, question: Callable[[], Any]) -> Any:
-        """The answer of the server; None if it cannot be reached, or fails.
+    @contextlib.contextmanager
+    def _going_on_without_server(self) -> Iterator[None]:
+        """End the block if the server does not answer or fails: what it has not done is done the next time.
 
         Raises:
-          PoolError: it refuses.
+          PoolError: the server refuses.
         """
         try:
-            answer = question()
+            yield
         except ObjectNotFound:
             raise PoolError("the deployment of the runs was deleted in Prefect: deploy it, and start again") from None
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
                 raise PoolError(f"Prefect's server refuses: {one_line(error, 500)}") from None
-            problem = one_line(error) or type(error).__name__
-        else:
-            self._outage = False
-            return answer
-        if not self._outage:
-            self._report(f"Prefect's server does not answer, and is asked again and again: {problem}")
-        self._outage = True
-        return None
+            if not self._outage:
+                self._report(f"Prefect's server does not answer, and is asked again and again: {_describe(error)}")
+            self._outage = True
 
     @contextlib.contextmanager
     def _cancel_on_interrupt(self, running: Mapping[UUID, object]) -> Iterator[None]:
@@ -194,6 +195,10 @@ class Pool:
                 if running and (isinstance(error, KeyboardInterrupt | SystemExit) or _is_cancelled()):
                     _cancel(list(running))
             raise
+
+
+def _describe(error: httpx.HTTPError) -> str:
+    return one_line(error, 500) or type(error).__name__
 
 
 def _cancel(runs: Iterable[UUID]) -> None:

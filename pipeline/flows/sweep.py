@@ -100,11 +100,16 @@ def sweep(
             tag = same_settings.tag(fingerprint(base_settings | plan.changes[name]))
             return Job(name, parameters_of(name) | {"baseline": ""}, (tag,))
 
+        def end(job: Job, run: FlowRun) -> None:
+            state = end_of(job, run)
+            plan.end(job.name, state)
+            get_run_logger().info("%s: %s", job.name, state.name)
+
         with make_plan() as plan:
             if pool:
                 ahead = 1 if search.model_fields_set else float("inf")
                 workers = Pool(pool, experiment.name, get_run_logger().info)
-                workers.run(map(job_of, plan), lambda job, run: plan.end(job.name, end_of(job, run)), ahead)
+                workers.run(map(job_of, plan), end, ahead)
                 fetch(root, list(plan.done))
             else:
                 run_in_slots(run_here, plan, make_slots(slots), plan.end)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from pipeline.generating import manifest
@@ -88,14 +88,20 @@ class Collection:
         """Keep other processes from writing to the destination, if it is a folder."""
         return self._destination.lock() if isinstance(self._destination, Folder) else nullcontext()
 
-    def missing(self) -> list[Shard]:
-        """The shards that are to be drawn: those that are not there, or whose bytes do not match their hash."""
+    def missing(self, shards: Sequence[Shard] | None = None) -> list[Shard]:
+        """The shards that are to be drawn: those that are not there, or whose bytes do not match their hash.
+
+        Args:
+          shards: those to look for; None for all.
+        """
+        if shards is None:
+            shards = list(self._wanted.shards())
         if self._there is None:
-            return list(self._wanted.shards())
-        parts = {name: self._parts(name) for name in self._wanted.classes}
+            return list(shards)
+        parts = {name: self._parts(name) for name in {shard.name for shard in shards}}
         missing = []
-        with progress("checking", self._wanted.per_class * len(self._wanted.classes), "drawings") as add:
-            for shard in self._wanted.shards():
+        with progress("checking", sum(map(len, shards)), "drawings") as add:
+            for shard in shards:
                 record = self._find(shard, parts[shard.name].get(shard.key, []))
                 if record is None:
                     missing.append(shard)
@@ -103,6 +109,13 @@ class Collection:
                     self.add(shard, record)
                 add(len(shard))
         return missing
+
+    def arrived(self, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Record]]:
+        """Those of the shards that other processes have written, and their records. `finish` checks their bytes."""
+        parts = {name: self._parts(name) for name in {shard.name for shard in shards}}
+        for shard in shards:
+            if records := parts[shard.name].get(shard.key):
+                yield shard, records[0]
 
     def add(self, shard: Shard, record: Record) -> None:
         """Note that a shard is there."""

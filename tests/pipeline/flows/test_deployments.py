@@ -18,6 +18,8 @@ from tests.settings import ROOT
 
 PREFECT: dict[str, Any] = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")
 DEPLOYMENTS: list[dict[str, Any]] = PREFECT["deployments"]
+# The parameters that a flow cannot do without, and no deployment has: `generate --pool` gives them.
+REQUIRED = {"draw": {"destination": "s3://bucket/drawings", "run": "quick-1a2b3c4d", "start": 0, "stop": 32}}
 POOLS = sorted((ROOT / "deploy").glob("*.json"))
 
 
@@ -43,7 +45,7 @@ def test_runs_that_share_a_workspace_run_one_at_a_time() -> None:
 def test_the_flow_of_a_deployment_accepts_its_parameters(deployment: dict[str, Any]) -> None:
     module, _, name = deployment["entrypoint"].rpartition(".")
     flow = getattr(importlib.import_module(module), name)
-    flow.validate_parameters(deployment.get("parameters", {}))
+    flow.validate_parameters(REQUIRED.get(name, {}) | deployment.get("parameters", {}))
 
 
 @pytest.mark.parametrize("schedules", [False, True])
@@ -59,7 +61,7 @@ def test_served_deployments_run_in_the_current_checkout(tmp_path: Path, schedule
 def test_served_deployments_of_profiles_have_the_given_mirror(tmp_path: Path) -> None:
     serve.write_deployments(ROOT, tmp_path / "prefect.yaml", True, "../my drawings")
     for deployment in json.loads((tmp_path / "prefect.yaml").read_text())["deployments"]:
-        runs_a_profile = deployment["name"] != "workspace"
+        runs_a_profile = deployment["name"] not in ("workspace", "draw")
         settings = {"settings": {"source": "../my drawings"}} if runs_a_profile else {}
         assert deployment.get("parameters", {}).items() >= settings.items()
         assert ("settings" in deployment.get("parameters", {})) is runs_a_profile
