@@ -1,8 +1,11 @@
 """The runs of a work pool: started, waited for, started again and cancelled. Prefect's server is a stand-in."""
 
+import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,8 +17,14 @@ from prefect.client.schemas.objects import FlowRun, WorkPoolStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running, Scheduled
 
+from pipeline import dvc
 from pipeline.flows import over_pool, sweep
+from pipeline.flows.artifacts import METRIC
+from pipeline.flows.forms import Grid, Search, Settings
 from pipeline.flows.over_pool import Job, Pool, PoolError
+from pipeline.run_settings import experiment_name, profiles
+from tests import fake_project
+from tests.settings import FULL
 
 OWN = UUID(int=5)
 
@@ -42,6 +51,7 @@ class Server:
         self.status = WorkPoolStatus.READY
         self.own = FlowRun(id=OWN, flow_id=OWN, state=Running())
         self.artifacts: dict[UUID, str] = {}
+        self.value: Callable[[dict[str, Any]], float] = lambda parameters: 1.5
         self._next: dict[UUID, list[State[Any]]] = {}
         self._keys: dict[str, FlowRun] = {}
 
@@ -65,6 +75,7 @@ class Server:
             states = following.pop(0) if len(following) > 1 else following[0]
             run = self.add(flow_run_name, parameters, states, Scheduled())
             run.tags = list(tags)
+            self.artifacts[run.id] = json.dumps([{"metric": METRIC, "value": self.value(parameters)}])
             self._keys[idempotency_key] = run
         return self._keys[idempotency_key]
 
@@ -284,3 +295,70 @@ def test_an_experiment_of_another_commit_with_other_settings_does_not_count(serv
     run.tags = ["settings-1a2b", "settings-5c6d"]
     state = sweep.end_of(job, run)
     assert state.is_failed() and (state.message or "").startswith("it ran with other settings (settings-5c6d): ")
+
+
+# --- The flow `sweep` over a pool ---
+
+
+@pytest.fixture
+def table(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The table of the next sweep, which runs in a project, in this process."""
+    root, table = tmp_path / "project", list[dict[str, Any]]()
+    root.mkdir()
+    fake_project.write(root, source="doodles")
+    monkeypatch.setenv("QUICKDRAW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sweep, "with_watchdog", contextlib.nullcontext)
+    monkeypatch.setattr(sweep, "current_root", lambda: root)
+    monkeypatch.setattr(sweep, "get_run_logger", lambda: logging.getLogger("flow"))
+    monkeypatch.setattr(sweep, "create_table_artifact", lambda rows, **_: table.extend(rows))
+    server.value = lambda parameters: 1 / parameters["settings"]["seed"]
+    return table
+
+
+def name_of(**changes: Any) -> str:
+    return experiment_name("quick", FULL | {"source": "doodles"} | profiles()["quick"] | changes)
+
+
+def test_a_sweep_over_a_pool_has_the_table_of_one_on_this_machine(server: Server, table: list[dict[str, Any]]) -> None:
+    names = {seed: name_of(seed=seed, num_resnet=2) for seed in (1, 2, 3)}
+    server.states[names[3]] = [[Failed(message="train: broken")]]
+    grid, settings = Grid.model_validate({"seed": [1, 2, 3]}), Settings.model_validate({"num_resnet": 2})
+    state = sweep.sweep.fn(settings=settings, grid=grid, pool="big", hours=2)
+    assert state.is_failed() and state.message == f"1 of 3 experiments failed: {names[3]}"
+    assert table == [
+        {"experiment": names[2], METRIC: 0.5, "seed": 2, "state": "done"},
+        {"experiment": names[1], METRIC: 1, "seed": 1, "state": "done"},
+        {"experiment": names[3], METRIC: None, "seed": 3, "state": "train: broken"},
+    ]
+    [first, *_] = server.runs.values()
+    assert first.tags == [f"settings-{names[1].removeprefix('quick-')}"]
+    assert first.parameters == {
+        "profile": "quick", "settings": {"num_resnet": 2, "seed": 1}, "name": names[1], "baseline": "", "push": True,
+        "hours": 2,
+    }  # fmt: skip
+
+
+def test_a_search_over_a_pool_learns_from_its_runs(server: Server, table: list[dict[str, Any]]) -> None:
+    search = Search.model_validate({"seed": {"low": 1, "high": 1000}})
+    state = sweep.sweep.fn(search=search, trials=5, pool="big")
+    assert state.is_completed() and len(server.started) == len(table) == 5
+    assert [row[METRIC] for row in table] == [1 / row["seed"] for row in table]
+
+
+def test_a_sweep_over_a_pool_that_does_not_exist_is_one_line(server: Server, table: list[dict[str, Any]]) -> None:
+    state = sweep.sweep.fn(grid=Grid.model_validate({"seed": [1]}), pool="small")
+    assert state.is_failed() and (state.message or "").startswith("there is no work pool 'small'")
+    assert table == []
+
+
+def test_experiments_that_cannot_be_fetched_are_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(root: Path, name: str) -> None:
+        raise dvc.DvcError("no network")
+
+    monkeypatch.setattr(sweep, "get_run_logger", lambda: logging.getLogger("flow"))
+    monkeypatch.setattr(dvc, "has_origin", lambda root: True)
+    monkeypatch.setattr(dvc, "fetch_experiments", fail)
+    sweep.fetch(tmp_path, ["a", "b"])
+    assert caplog.text.count("Cannot fetch the experiments from origin: no network") == 1
