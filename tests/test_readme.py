@@ -15,9 +15,11 @@ import pytest
 from dvc.cli import main as dvc_main
 from PIL import Image
 from prefect.cli._app import _app as prefect_app  # the command itself, which only runs what it is given
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from pipeline import __main__, run_settings
+from pipeline.flows.forms import Grid, Search
 from stages import extract, params
 from stages import filter as filter_stage
 from stages.metrics.catalogue import METRICS
@@ -280,12 +282,11 @@ def test_a_command_of_the_page_on_prefect_is_one_that_works(command: str) -> Non
             ours = [(ROOT / path).read_text(encoding="utf-8") for path in files]
             assert hasattr(prefect.settings, name) or any(name in text for text in ours)
         case ["prefect", "deployment", "run", "sweep/sweep", *words]:
-            from pipeline.flows.sweep import sweep
-
-            texts = [word.partition("=")[::2] for word in words if word != "--param"]
             assert prefect_app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
-            values = {key: text if key == "pool" else json.loads(text) for key, text in texts}
-            assert sweep.validate_parameters(values)
+            forms: dict[str, type[BaseModel]] = {"grid": Grid, "search": Search}
+            for key, text in (word.partition("=")[::2] for word in words if word != "--param"):
+                if key not in ("pool", "trials"):
+                    forms[key].model_validate_json(text)
         case ["prefect", *words]:
             asked, given, _ = prefect_app.parse_args(words, exit_on_error=False, print_error=False)
             assert asked.__name__ in words

@@ -1,4 +1,4 @@
-"""The artifacts that a run publishes in Prefect (summary, comparison, link, progress), and its verdict."""
+"""The artifacts that a run publishes in Prefect (metrics, summary, comparison, link, progress), and its verdict."""
 
 import itertools
 import json
