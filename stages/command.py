@@ -24,7 +24,8 @@ def run(
       lower: the settings to reduce, which the message names when memory runs out.
 
     Returns:
-      The exit code: 0 for success, 2 for a setting that cannot be used, 130 for an interrupt, and 1 for other errors.
+      The exit code: 0 for success, 2 for a setting that cannot be used, 3 for training that does not converge, 130 for
+      an interrupt, and 1 for other errors.
     """
     argparse.ArgumentParser(
         prog=_command(), description=doc, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from stages import command
 from stages.common import device, files
 from stages.common.checkpoints import Checkpoint, Checkpoints, run_key
-from stages.common.errors import SettingsError, StageError, counted
+from stages.common.errors import DivergedError, SettingsError, counted
 from stages.common.progress import progress
 from stages.outputs import dataset, losses, model
 from stages.outputs.dataset import Drawings
@@ -52,12 +52,6 @@ FILM_SHARE = 0.05
 FILM_DRAWING_COST = 2
 FILM_GPU_STEPS = 32
 FILM_GPU_COMPILATION_STEPS = 1300
-
-
-class Diverged(StageError):
-    """Training does not converge with these settings. Its exit code tells a search of settings so."""
-
-    exit_code: ClassVar[int] = 3
 
 
 def main(settings: Params) -> None:
@@ -269,7 +263,7 @@ def fit(
       The recorded losses: at most `REPORTS` on training drawings, and `HELDOUT_REPORTS` + 1 on held-out drawings.
 
     Raises:
-      Diverged: a loss or a gradient norm is not finite.
+      DivergedError: a loss or a gradient norm is not finite.
       SettingsError: the drawings do not fill a batch.
     """
     if not order.steps:
@@ -312,7 +306,7 @@ def fit(
             for quantity, value in (("loss", pending[-1]), ("gradient norm", float(norm))):
                 if math.isfinite(value):
                     continue
-                raise Diverged(
+                raise DivergedError(
                     f"training: the {quantity} of step {done} of {order.steps} is {value}, on the rows (from 0) "
                     f"{' '.join(map(str, rows[batch]))} of {dataset.FOLDER / dataset.TABLE}; "
                     f"{f'the last checkpoint is of step {last_saved}' if last_saved else 'no checkpoint exists yet'}. "

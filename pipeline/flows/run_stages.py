@@ -15,13 +15,13 @@ from pipeline import dvc
 from pipeline.flows import artifacts
 from pipeline.flows.artifacts import StageRow
 from pipeline.subprocesses.supervisor import Stopped
-from stages.common.errors import SettingsError
+from stages.common.errors import DivergedError, SettingsError
 
 RETRY_SECONDS = [10.0, 60.0, 300.0]  # before each retry of a push, and of a stage that uses the network
 # The states of a stage that is not retried: it cannot use its settings, its training did not converge with them, or it
 # exceeded its time limit. A run that fails because of its settings ends in the first or the second, too.
 REFUSED, DIVERGED, OUT_OF_TIME = "Refused", "Diverged", "OutOfTime"
-NAMES_BY_EXIT_CODE = {SettingsError.exit_code: REFUSED, 3: DIVERGED}  # 3 is that of stages.train.Diverged
+NAMES_BY_EXIT_CODE = {SettingsError.exit_code: REFUSED, DivergedError.exit_code: DIVERGED}
 
 
 class StagesFailed(dvc.DvcError):

@@ -27,6 +27,12 @@ class SettingsError(StageError):
     exit_code: ClassVar[int] = 2
 
 
+class DivergedError(StageError):
+    """Training does not converge with these settings."""
+
+    exit_code: ClassVar[int] = 3
+
+
 def reporting_errors(function: Callable[[], object]) -> int:
     """Call a function, print an error that the user can fix as one line, and return the exit code.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from stages import train
 from stages.common import checkpoints
 from stages.common.checkpoints import Checkpoint, Checkpoints
-from stages.common.errors import StageError
+from stages.common.errors import DivergedError, SettingsError, StageError
 from stages.inference.trained_model import TrainedModel
 from stages.outputs import events, film, losses, model
 from stages.outputs.dataset import Drawings
@@ -105,7 +105,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_gives_others() -> No
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_names_settings_to_change() -> None:
-    with pytest.raises(StageError, match=r"the loss of step 2 of 8 is nan, on the rows \(from 0\) [\d ]+ of .* Lower"):
+    message = r"the loss of step 2 of 8 is nan, on the rows \(from 0\) [\d ]+ of .* Lower"
+    with pytest.raises(DivergedError, match=message):
         fit(steps=8, learning_rate=math.inf)
 
 
@@ -124,7 +125,7 @@ def test_a_loss_that_is_not_finite_names_the_last_checkpoint(tmp_path: Path, mon
     monkeypatch.setattr(Trainer, "step", diverge)
     training = np.flatnonzero(~striped(40).heldout)
     rows = " ".join(map(str, training[train.BatchOrder(32, 8, 2, 0).batch(5)]))
-    with pytest.raises(StageError, match=r"^training: the loss of step 6 of 8 is (nan|inf)") as caught:
+    with pytest.raises(DivergedError, match=r"^training: the loss of step 6 of 8 is (nan|inf)") as caught:
         fit(steps=8, checkpoints=run)
     assert f" {rows} of data/filter/drawings.parquet;" in str(caught.value), "the rows of the batch of that step"
     assert "the last checkpoint is of step 5" in str(caught.value)
@@ -143,7 +144,7 @@ def test_a_gradient_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch:
         return loss, norm * math.inf if number == 5 else norm
 
     monkeypatch.setattr(Trainer, "step", diverge)
-    with pytest.raises(StageError, match=r"^training: the gradient norm of step 6 of 8 is inf, .* is of step 5\."):
+    with pytest.raises(DivergedError, match=r"^training: the gradient norm of step 6 of 8 is inf, .* is of step 5\."):
         fit(steps=8, checkpoints=run)
     assert (last := run.newest()) is not None and last.step == 5
 
@@ -184,7 +185,7 @@ def test_many_logistics_and_raw_labels_stay_finite(clip_norm: float, full_run: P
 
 def test_too_few_drawings_for_a_batch_are_an_error() -> None:
     data = striped(10)
-    with pytest.raises(StageError, match="batch_size is 64"):
+    with pytest.raises(SettingsError, match="batch_size is 64"):
         train.fit(None, train.BatchOrder(10, 64, 2, 0), data, one_hot)  # type: ignore[arg-type]
 
 

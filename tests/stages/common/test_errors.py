@@ -1,6 +1,6 @@
 import pytest
 
-from stages.common.errors import SettingsError, StageError, counted, did_you_mean, list_names
+from stages.common.errors import DivergedError, SettingsError, StageError, counted, did_you_mean, list_names
 from stages.quickdraw.labels import labels
 
 
@@ -48,5 +48,5 @@ def test_names_are_listed_in_one_line(names: list[str], text: str) -> None:
 
 
 def test_exit_codes() -> None:
-    assert (StageError.exit_code, SettingsError.exit_code) == (1, 2)
+    assert (StageError.exit_code, SettingsError.exit_code, DivergedError.exit_code) == (1, 2, 3)
     assert issubclass(SettingsError, StageError)
