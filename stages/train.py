@@ -7,6 +7,7 @@ writes   data/train/weights.safetensors   the weights; with `ema_decay`, their m
          data/train/film.safetensors      a drawing of each class, from the same noise, after several steps
          $QUICKDRAW_LOGDIR                if set, TensorBoard's event files
 caches   checkpoints, until the stage ends: a killed stage that is run again resumes, and writes the same bytes
+hosts    several, if `TF_CONFIG` lists them: each runs this command, and the first of them, the chief, writes
 command  python -m stages.train
 """
 
@@ -27,6 +28,7 @@ from stages import command
 from stages.common import device, files
 from stages.common.checkpoints import Checkpoint, Checkpoints, run_key
 from stages.common.errors import DivergedError, SettingsError, counted
+from stages.common.hosts import ALONE, Hosts, connect
 from stages.common.progress import progress
 from stages.outputs import dataset, losses, model
 from stages.outputs.dataset import Drawings
@@ -60,6 +62,7 @@ def main(settings: Params) -> None:
     classes = data.classes(settings.classes)
     rows = np.flatnonzero(~data.heldout)
     gpus = device.configure(settings.device, settings.deterministic)
+    hosts = connect(gpus, settings.batch_size)
 
     from stages.outputs import events
     from stages.pixelcnn.training import Trainer
@@ -71,32 +74,49 @@ def main(settings: Params) -> None:
     def condition(labels: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
         return model.encode_labels(labels, classes, settings.conditioning)
 
-    trainer = Trainer(
-        config,
-        training_config(settings, order.steps),
-        initial_weights(config, settings.seed, data.images[first], condition(data.labels[first])),
-        device.strategy(gpus, settings.batch_size),
-        jit_compile=bool(gpus),
-    )
-    described = config, trainer.training, order, classes, settings.conditioning, gpus, settings.deterministic
+    training = training_config(settings, order.steps)
+    described = config, training, order, classes, settings.conditioning, gpus, settings.deterministic
     key = run_key(described, (data.images, data.labels, data.heldout), ("numpy", "tensorflow"))
-    checkpoints = Checkpoints(key)
+    checkpoints = Checkpoints(key) if hosts.is_chief else None
 
-    def trained() -> model.Model:
-        weights = {name: variable.numpy() for name, variable in trainer.averages.items()}
-        return model.Model(config, classes, settings.conditioning, weights)
-
-    with files.atomic_folder(model.FOLDER) as folder:  # before training, so that an unwritable folder fails at once
-        print(f"train: the losses so far are in {folder / losses.FILE}", file=sys.stderr, flush=True)
-        log = Log(
-            folder,
-            film_steps(order, len(classes), gpu=bool(gpus)),
-            lambda: draw_each_class(trained(), settings.seed),
-            events.open_log(key),
+    with hosts.reporting_lost(lambda: resumption(checkpoints)):
+        hosts.check_same(key)
+        trainer = Trainer(
+            config,
+            training,
+            initial_weights(config, settings.seed, data.images[first], condition(data.labels[first])),
+            hosts.strategy,
+            jit_compile=bool(gpus),
         )
-        fit(trainer, order, data, condition, checkpoints, log)
-        model.save(trained(), folder)
-    checkpoints.clear()
+
+        def trained() -> model.Model:
+            weights = {name: variable.numpy() for name, variable in trainer.averages.items()}
+            return model.Model(config, classes, settings.conditioning, weights)
+
+        if not checkpoints:  # the chief has them, and writes
+            fit(trainer, order, data, condition, hosts=hosts)
+            hosts.end()
+            return
+        with files.atomic_folder(model.FOLDER) as folder:  # before training, so that an unwritable folder fails at once
+            print(f"train: the losses so far are in {folder / losses.FILE}", file=sys.stderr, flush=True)
+            log = Log(
+                folder,
+                film_steps(order, len(classes), gpu=bool(gpus)),
+                lambda: draw_each_class(trained(), settings.seed),
+                events.open_log(key),
+            )
+            fit(trainer, order, data, condition, checkpoints, log, hosts)
+            model.save(trained(), folder)
+        checkpoints.clear()
+        hosts.end()
+
+
+def resumption(checkpoints: Checkpoints | None) -> str:
+    """Return from where the same command goes on, on the chief with these checkpoints, or on another host."""
+    if checkpoints is None:
+        return "from the chief's last checkpoint"
+    last = checkpoints.newest()
+    return f"from step {last.step}" if last else "from the start"
 
 
 def network_config(settings: Params, classes: Sequence[model.Class], image_shape: tuple[int, int, int]) -> Config:
@@ -248,6 +268,7 @@ def fit(
     condition: Callable[[npt.NDArray[np.int16]], npt.NDArray[np.float32]],
     checkpoints: Checkpoints | None = None,
     log: Log | None = None,
+    hosts: Hosts = ALONE,
 ) -> list[Loss]:
     """Train for all steps of the order, from the last checkpoint if one exists.
 
@@ -258,6 +279,7 @@ def fit(
       condition: returns the network's conditions for labels.
       checkpoints: where to save the state; None saves none.
       log: records the losses and the film; None records only the losses.
+      hosts: those that train together; only the chief measures held-out losses and has checkpoints.
 
     Returns:
       The recorded losses: at most `REPORTS` on training drawings, and `HELDOUT_REPORTS` + 1 on held-out drawings.
@@ -283,6 +305,8 @@ def fit(
     start, last_saved = 0, None
 
     def measure_heldout(step: int) -> None:
+        if not hosts.is_chief:
+            return
         bits = trainer.evaluate(subset.images[:], condition(subset.labels), order.batch_size)
         log.add(Loss(step, step * order.batch_size, "heldout", float(bits.mean())))
         log.draw_frame(step)
@@ -292,6 +316,9 @@ def fit(
         trainer.restore(last.arrays)
         log.restore(last.arrays)
         pending = last.arrays["pending"].tolist()
+    if start := int(hosts.from_chief({"step": np.array(start)})["step"]):
+        if hosts.several:
+            trainer.restore(hosts.from_chief(trainer.state()))
         print(f"train: resumes after step {start} of {order.steps}", file=sys.stderr, flush=True)
     else:
         measure_heldout(0)
@@ -306,10 +333,11 @@ def fit(
             for quantity, value in (("loss", pending[-1]), ("gradient norm", float(norm))):
                 if math.isfinite(value):
                     continue
+                saved = f"the last checkpoint is of step {last_saved}" if last_saved else "no checkpoint exists yet"
                 raise DivergedError(
                     f"training: the {quantity} of step {done} of {order.steps} is {value}, on the rows (from 0) "
                     f"{' '.join(map(str, rows[batch]))} of {dataset.FOLDER / dataset.TABLE}; "
-                    f"{f'the last checkpoint is of step {last_saved}' if last_saved else 'no checkpoint exists yet'}. "
+                    f"{saved if hosts.is_chief else 'the chief has the checkpoints'}. "
                     "Lower learning_rate and muon_learning_rate, set clip_norm to 1, or lower num_logistic_mix"
                 )
             if done in reports:

@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,18 +63,3 @@ def capture_stderr() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-
-
-def strategy(gpus: Sequence[Any], batch_size: int) -> Any:
-    """Return the TensorFlow strategy that splits a batch over several GPUs, or None for one device.
-
-    Raises:
-      SettingsError: the batch cannot be split evenly.
-    """
-    if len(gpus) < 2:
-        return None
-    if batch_size % len(gpus):
-        raise SettingsError(f"batch_size is {batch_size}; expected with {len(gpus)} GPUs: a multiple of {len(gpus)}")
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy()

@@ -1,4 +1,4 @@
-"""Training steps: noise on the input, loss, gradient, update and running average, on one device or on all GPUs.
+"""Training steps: noise on the input, loss, gradient, update and running average, on one device or on several.
 
 The weights are the arrays of `network.shapes`. Each has the moments that `optimizer` keeps and, optionally, a running
 average (Polyak averaging, from which PixelCNN++ samples). The random numbers are a function of (seed, step), so a step
@@ -7,9 +7,11 @@ is a function of the state before it, its batch and its number.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -142,12 +144,12 @@ class Trainer:
             self.optimizer = Optimizer(config, self.weights, muon=training.muon_learning_rate is not None)
             averaged = parameters if training.ema_decay else {}
             self._averages = {name: tf.Variable(value, trainable=False) for name, value in averaged.items()}
-        single = self._strategy.num_replicas_in_sync == 1
-        step: Callable[..., tuple[tf.Tensor, tf.Tensor]] = tf.function(
-            self._whole_step if single else self._replica_step, autograph=False, jit_compile=jit_compile
-        )
-        self._step = step if single else self._distributed(step)
-        self._evaluate = tf.function(self._bits_per_dim, autograph=False, jit_compile=jit_compile)
+        compiled: Callable[..., Any] = functools.partial(tf.function, autograph=False, jit_compile=jit_compile)
+        if self._strategy.num_replicas_in_sync == 1:
+            self._step = compiled(self._whole_step)
+        else:
+            self._step = self._distributed(compiled(self._gradients), compiled(self._apply))
+        self._evaluate = compiled(self._bits_per_dim)
 
     @property
     def averages(self) -> dict[str, tf.Variable]:
@@ -204,7 +206,8 @@ class Trainer:
     def _whole_step(
         self, step: tf.Tensor, images: tf.Tensor, condition: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        return self._replica_step(step, images, self._seen(step, images), condition)
+        loss, gradients = self._gradients(step, images, self._seen(step, images), condition)
+        return loss, self._apply(step, gradients)
 
     def _seen(self, step: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """What the network sees of a whole batch in place of the images."""
@@ -215,15 +218,14 @@ class Trainer:
         # `network.outputs` gives dropout the seeds from 512 * step on, one for each of less than 511 layers.
         return replace_pixels(images, share, tf.stack([tf.constant(self.training.seed), 512 * step + 511]))
 
-    def _replica_step(
+    def _gradients(
         self, step: tf.Tensor, images: tf.Tensor, seen: tf.Tensor, condition: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The mean bits per dimension of this device's part of a batch, and its gradients by the weights."""
         context = tf.distribute.get_replica_context()
-        replica = context.replica_id_in_sync_group
         dropout_seed = tf.stack([tf.constant(self.training.seed), step])
         if context.num_replicas_in_sync > 1:
-            dropout_seed = tf.random.experimental.stateless_fold_in(dropout_seed, replica)
-        names = list(self.weights)
+            dropout_seed = tf.random.experimental.stateless_fold_in(dropout_seed, context.replica_id_in_sync_group)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(
                 bits_per_dim(
@@ -236,14 +238,15 @@ class Trainer:
                     dtype=self.training.dtype,
                 )
             )
-        gradients = tape.gradient(loss, [self.weights[name] for name in names])
-        if context.num_replicas_in_sync > 1:
-            loss, *gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, [loss, *gradients])
+        return loss, tape.gradient(loss, list(self.weights.values()))
+
+    def _apply(self, step: tf.Tensor, gradients: list[tf.Tensor]) -> tf.Tensor:
+        """Update the state with the gradients of a whole batch, and return their norm."""
         norm = tf.linalg.global_norm(gradients)
         if self.training.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.training.clip_norm, use_norm=norm)
-        self._update(step, dict(zip(names, gradients, strict=True)))
-        return loss, norm
+        self._update(step, dict(zip(self.weights, gradients, strict=True)))
+        return norm
 
     def _update(self, step: tf.Tensor, gradients: dict[str, tf.Tensor]) -> None:
         """Update the weights and their running averages."""
@@ -258,9 +261,19 @@ class Trainer:
             )
 
     def _distributed(
-        self, step: Callable[..., tuple[tf.Tensor, tf.Tensor]]
+        self, gradients: Callable[..., tuple[tf.Tensor, list[tf.Tensor]]], apply: Callable[..., tf.Tensor]
     ) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+        """The step over all devices, on this host and on others, from what each device does before and after the mean.
+
+        The mean is between the two, because XLA cannot compile an operation between hosts.
+        """
         replicas = self._strategy.num_replicas_in_sync
+
+        def replica_step(number: tf.Tensor, *arguments: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+            loss, own = gradients(number, *arguments)
+            mean = tf.distribute.ReduceOp.MEAN
+            loss, *whole = tf.distribute.get_replica_context().all_reduce(mean, [loss, *own])
+            return loss, apply(number, whole)
 
         @tf.function(autograph=False)
         def run(number: tf.Tensor, images: tf.Tensor, condition: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -272,7 +285,9 @@ class Trainer:
 
             seen = self._seen(number, images)
             arguments = (number, split(images), split(seen), None if condition is None else split(condition))
-            loss, norm = map(self._strategy.experimental_local_results, self._strategy.run(step, args=arguments))
+            loss, norm = map(
+                self._strategy.experimental_local_results, self._strategy.run(replica_step, args=arguments)
+            )
             return loss[0], norm[0]
 
         return run

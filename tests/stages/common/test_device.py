@@ -43,9 +43,3 @@ def test_auto_prints_the_device_and_tensorflow_prints_nothing() -> None:
     )
     assert result.stdout == "1.0\n"
     assert result.stderr == "device: auto uses the CPU; TensorFlow sees no GPU\n"
-
-
-def test_one_device_needs_no_strategy_and_several_split_a_batch_evenly() -> None:
-    assert device.strategy([], 32) is device.strategy(["GPU:0"], 32) is None
-    with pytest.raises(SettingsError, match="expected with 3 GPUs: a multiple of 3"):
-        device.strategy(["GPU:0", "GPU:1", "GPU:2"], 32)
