@@ -13,6 +13,7 @@ import numpy as np
 import prefect.settings
 import pytest
 from dvc.cli import main as dvc_main
+from dvc.cli import parse_args as parse_dvc_args
 from PIL import Image
 from prefect.cli._app import _app as prefect_app  # the command itself, which only runs what it is given
 from pydantic import BaseModel
@@ -22,6 +23,7 @@ from pipeline import __main__, run_settings
 from pipeline.flows.forms import Grid, Search
 from stages import extract, params
 from stages import filter as filter_stage
+from stages.common import hosts
 from stages.metrics.catalogue import METRICS
 from stages.outputs import events
 from tests import fake_project
@@ -30,6 +32,7 @@ from tests.settings import FULL, ROOT, write
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PREFECT = (ROOT / "docs" / "prefect.md").read_text(encoding="utf-8")
+HOSTS = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8")
 DEPLOYMENTS = [
     deployment["name"] for deployment in YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")["deployments"]
 ]
@@ -265,11 +268,12 @@ def test_the_profiles_are_all_described() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == run_settings.profiles().keys()
 
 
-def test_what_the_page_on_prefect_links_or_names_is_there() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", PREFECT) if "://" not in link]
+@pytest.mark.parametrize("page", [PREFECT, HOSTS])
+def test_what_a_page_links_or_names_is_there(page: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if "://" not in link]
     for path in links:
         assert (ROOT / "docs" / path).exists(), path
-    for path in re.findall(r"`((?:deploy|pipeline|docs)/[\w./]*)`", PREFECT):
+    for path in re.findall(r"`((?:deploy|pipeline|docs)/[\w./]*)`", page):
         assert (ROOT / path).exists(), path
 
 
@@ -301,6 +305,39 @@ def test_a_command_of_the_page_on_prefect_is_one_that_works(command: str) -> Non
             assert pool["variables"]["properties"]["image"]["default"] == image
         case _:
             test_a_command_is_one_that_works(command)
+
+
+@pytest.mark.parametrize("command", commands(HOSTS))
+def test_a_command_of_the_page_on_hosts_is_one_that_works(command: str) -> None:
+    match shlex.split(command):
+        case ["export", setting]:
+            name, _, value = setting.partition("=")
+            addresses, _ = hosts.read(value)
+            assert name == hosts.VARIABLE and addresses == ["a.example:2222", "b.example:2222"]
+        case ["python", "-m", module]:
+            assert module == "stages.train"
+        case ["dvc", *words]:
+            stages = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+            targets = {*stages, *(out for stage in stages.values() for out in stage["outs"])}
+            assert set(parse_dvc_args(words).targets) <= targets
+        case ["git", "commit", *words]:
+            assert all((ROOT / word).exists() for word in words[: words.index("-m")])
+        case ["git", word]:
+            assert word in ("push", "pull")
+        case ["kubectl", "apply", "-f", file]:
+            job = YAML(typ="safe", pure=True).load(ROOT / file)
+            assert f"kubectl logs --follow {job['metadata']['name']}-chief-0" in HOSTS
+        case ["kubectl", *_]:
+            pass
+        case _:
+            test_a_command_of_the_page_on_prefect_is_one_that_works(command)
+
+
+def test_the_page_on_hosts_gives_each_host_its_index() -> None:
+    values = re.findall(r"^export TF_CONFIG='(.+)'$", HOSTS, re.MULTILINE)
+    assert [hosts.read(value)[1] for value in values] == [0, 1]
+    lost = hosts.Hosts(hosts.read(values[0])[0]).describe(1)
+    assert f"error: {lost}, is gone: run the same command on all hosts again, which goes on from step " in HOSTS
 
 
 def test_the_page_on_prefect_names_every_deployment_and_every_artifact() -> None:
