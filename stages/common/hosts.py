@@ -229,16 +229,18 @@ def _strategy(hosts: Hosts, gpus: int) -> Any:
         num_accelerators={"GPU": gpus},
         rpc_layer="grpc",
     )
-    # Python handles no signal while TensorFlow waits, so let an interrupt end the process; nothing is written yet.
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        # Python handles no signal while TensorFlow waits, so let an interrupt end the process; nothing is written yet.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         with capture_stderr():
             try:
                 return tf.distribute.MultiWorkerMirroredStrategy(resolver)
             except tf.errors.OpError as raised:  # what TensorFlow printed is not shown
                 error = raised
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():  # TensorFlow has set one that ignores SIGTERM
+            signal.signal(number, handler)
     if isinstance(error, tf.errors.UnknownError):
         raise StageError(
             f"{hosts.describe(hosts.index)}, cannot accept connections ({one_line(error.message)}): "

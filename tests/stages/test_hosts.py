@@ -6,6 +6,7 @@ Each has a folder and a cache of its own, because hosts share no disk in general
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -220,6 +221,18 @@ def test_hosts_with_different_settings_do_not_train(hosts: list[Host]) -> None:
     [[gone], [differs]] = [host.errors() for host in hosts]
     assert gone.startswith(f"error: host 2 of 2, {addresses[1]}, is gone: run the same command on all hosts again")
     assert differs.startswith(f"error: host 2 of 2, {addresses[1]}, differs from the chief, {addresses[0]}, in the ")
+
+
+def test_a_host_that_waits_for_the_others_can_be_interrupted(hosts: list[Host]) -> None:
+    waiting = hosts[0]
+    task = {"type": "worker", "index": 0}
+    process = waiting.start("-m", "stages.train", tf_config={"cluster": {"worker": unused_addresses(2)}, "task": task})
+    while "waits until all have started" not in waiting.log.read_text():
+        time.sleep(0.1)
+    time.sleep(2)  # until TensorFlow waits
+    process.send_signal(signal.SIGINT)
+    assert waiting.wait(20) == -signal.SIGINT
+    assert not (waiting.folder / "data" / "train").exists()
 
 
 def test_other_stages_do_not_look_at_the_hosts(hosts: list[Host]) -> None:
