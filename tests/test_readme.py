@@ -33,6 +33,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PREFECT = (ROOT / "docs" / "prefect.md").read_text(encoding="utf-8")
 HOSTS = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8")
+SCALE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 DEPLOYMENTS = [
     deployment["name"] for deployment in YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")["deployments"]
 ]
@@ -268,7 +269,7 @@ def test_the_profiles_are_all_described() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == run_settings.profiles().keys()
 
 
-@pytest.mark.parametrize("page", [PREFECT, HOSTS])
+@pytest.mark.parametrize("page", [PREFECT, HOSTS, SCALE])
 def test_what_a_page_links_or_names_is_there(page: str) -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if "://" not in link]
     for path in links:
