@@ -11,7 +11,7 @@ Runs the stages one after the other in an empty folder, with the settings of a p
 
 Training and the judge allocate their memory in the first steps, so they run for only `STEPS` steps. `extract` is
 measured a second time for 500,000 drawings of the public bucket, whose row counts are known, so nothing is downloaded.
-With `--drawings`, the drawings that filter writes are repeated until there are N, of which 5,000 are held out.
+With `--drawings`, the drawings that filter writes are repeated until there are N, of which 1,000 are held out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.settings import FULL, ROOT, write
 
 STAGES = ["extract", "filter", "train", "sample", "judge", "evaluate", "report"]
 STEPS = 100
-HELDOUT = 5000  # of repeated drawings
+HELDOUT = 1000  # of repeated drawings
 INTERVAL = 0.05  # seconds between two samples
 
 
