@@ -11,6 +11,23 @@ and evaluate then compute the metrics of both in the same way. Prints, and then 
 - bits per dimension on some held-out drawings by step and by seconds of training, which include tracing;
 - the seconds until this project's bits are those with which the post's recipe ends;
 - the metrics at the end, on all held-out drawings and on generated ones.
+
+With the profile quick, seed 0, and 48 generated drawings of each class, on two slow cores with other work beside:
+
+              the post on TFP                      ours
+step       seconds        bits       seconds        bits
+  48         139.6       2.361          60.3       2.169
+ 185         241.9       2.145         125.2       1.865
+ 571         639.0       2.022         484.3       1.739
+1403        2251.3       1.899         950.7       1.647
+2200        2714.3       1.857        1243.0       1.596
+
+Ours has the post's final 1.857 bits after 131 s, a 21st of the post's time. The other work slowed the later steps most:
+with the steps of a quiet machine (0.48 and 0.33 s, after 31 and 13 s), it is a 14th. At the end, post and ours: label
+accuracy 6% and 68%, class accuracy 8% and 83%, Fréchet distance 24.1 and 17.0, recall .45 and .65.
+
+What the parts of the recipe give, with 32 channels, 1,600 steps and the guidance 3, trained on a GPU with seed 0: Adam
+at 0.003 1.716 bits, class accuracy 49%; Muon 1.622, 63%; Muon and an input_noise of 0.12 1.643, 70%.
 """
 
 from __future__ import annotations
