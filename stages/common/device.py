@@ -11,7 +11,7 @@ from stages.common.errors import SettingsError
 
 
 def configure(device: str, deterministic: bool = False) -> list[Any]:
-    """Configure TensorFlow's device and determinism. Call this before any tensor exists.
+    """Configure TensorFlow's device, determinism and convolutions. Call this before TensorFlow is imported.
 
     Args:
       device: "gpu" requires a GPU, "cpu" hides all GPUs, "auto" uses the GPUs if any are available.
@@ -23,6 +23,8 @@ def configure(device: str, deterministic: bool = False) -> list[Any]:
     Raises:
       SettingsError: `device` is "gpu", and no GPU is available.
     """
+    # The convolutions of oneDNN are faster on every CPU; without this, TensorFlow uses them on recent ones only.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with capture_stderr():
         import tensorflow as tf
 

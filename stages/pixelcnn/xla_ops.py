@@ -43,7 +43,8 @@ def _as_matrix(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(x, [-1, x.shape[-1]])
 
 
-def _reshape_like(x: tf.Tensor, template: tf.Tensor) -> tf.Tensor:
+def reshape_like(x: tf.Tensor, template: tf.Tensor) -> tf.Tensor:
+    """A matrix (…, channels) with the template's axes, but for the last one."""
     return tf.reshape(x, tf.concat([tf.shape(template)[:-1], [x.shape[-1]]], axis=0))
 
 
@@ -78,7 +79,7 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 @functools.cache
 def activate(name: str, dtype: tf.DType) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function x -> activation(x); concat_elu is [elu(x), elu(-x)] (arXiv 1603.05201), which doubles the channels."""
-    return _fuse(lambda x: _reshape_like(tf.cast(ACTIVATIONS[name](_as_matrix(x)), dtype), x))
+    return _fuse(lambda x: reshape_like(tf.cast(ACTIVATIONS[name](_as_matrix(x)), dtype), x))
 
 
 @functools.cache
@@ -91,7 +92,7 @@ def activate_and_drop(name: str, rate: float, dtype: tf.DType) -> Callable[[tf.T
 
     def chain(x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         active = ACTIVATIONS[name](_as_matrix(x)) * (256.0 / (256.0 - dropped))
-        return _reshape_like(tf.cast(tf.where(_as_matrix(noise) >= dropped, active, 0.0), dtype), x)
+        return reshape_like(tf.cast(tf.where(_as_matrix(noise) >= dropped, active, 0.0), dtype), x)
 
     fused_chain = _fuse(chain)
 
@@ -119,6 +120,6 @@ def gate(name: str, dtype: tf.DType) -> Callable[..., tuple[tf.Tensor, tf.Tensor
             x = x + projection[:, tf.newaxis, tf.newaxis]
         update, gate_logits = tf.split(_as_matrix(x), 2, axis=-1)
         out = _as_matrix(source) + update * tf.sigmoid(gate_logits)
-        return _reshape_like(out, source), _reshape_like(tf.cast(ACTIVATIONS[name](out), dtype), source)
+        return reshape_like(out, source), reshape_like(tf.cast(ACTIVATIONS[name](out), dtype), source)
 
     return _fuse(chain)

@@ -42,6 +42,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.common import device
 from tests.benchmarks.alternate import PEAK, Model, alternate, gpu_name, serve_actions, start_processes
 
 MODELS = ("1,3,32,8", "2,3,64,32", "5,3,128,8")
@@ -69,10 +70,10 @@ def main(arguments: list[str]) -> None:
     if options.implementation:
         run_implementation(options.implementation, Model.parse(options.model[0]))
         return
-    device = gpu_name()
-    print(f"{device or 'CPU'}, {os.cpu_count()} cores\n")
-    names = options.implementations or (GPU_IMPLEMENTATIONS if device else IMPLEMENTATIONS)
-    results: dict[str, Any] = {"device": device, "cores": os.cpu_count()}
+    gpu = gpu_name()
+    print(f"{gpu or 'CPU'}, {os.cpu_count()} cores\n")
+    names = options.implementations or (GPU_IMPLEMENTATIONS if gpu else IMPLEMENTATIONS)
+    results: dict[str, Any] = {"device": gpu, "cores": os.cpu_count()}
     for text in options.model or MODELS:
         print(Model.parse(text))
         print(f"{'':22}{'build':>9}{'first':>9}{'step':>9}{'peak':>12}{'step of tfp ÷ this':>22}")
@@ -95,7 +96,9 @@ def compare(model: str, names: Sequence[str], steps: int) -> dict[str, dict[str,
 
 
 def run_implementation(name: str, model: Model) -> None:
-    """Run one implementation."""
+    """Run one implementation; this project's with the device configured as in the pipeline."""
+    if not name.startswith("tfp"):
+        device.configure("gpu" if gpu_name() else "cpu")
     import tensorflow_probability  # noqa: F401 (imported here, so that the import is not measured)
 
     from stages.pixelcnn import training  # noqa: F401

@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 
@@ -43,3 +44,17 @@ def test_auto_prints_the_device_and_tensorflow_prints_nothing() -> None:
     )
     assert result.stdout == "1.0\n"
     assert result.stderr == "device: auto uses the CPU; TensorFlow sees no GPU\n"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="this build has no oneDNN")
+@pytest.mark.parametrize(("asked", "expected"), [(None, "True"), ("0", "False")])
+def test_a_cpu_convolves_with_onednn_unless_the_user_says_otherwise(asked: str | None, expected: str) -> None:
+    command = "from stages.common import device; device.configure('cpu'); "
+    command += "from tensorflow.python.framework import test_util; print(test_util.IsMklEnabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    if asked:
+        environment["TF_ENABLE_ONEDNN_OPTS"] = asked
+    result = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=True
+    )
+    assert result.stdout == f"{expected}\n"

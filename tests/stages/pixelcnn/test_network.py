@@ -215,6 +215,29 @@ def test_the_gradient_is_the_derivative(config: Config) -> None:
         assert float(ahead - behind) / 2 == pytest.approx(predicted, rel=1e-4)
 
 
+@pytest.mark.parametrize("taps", [(2, 3), (2, 2), (1, 3), (3, 5)])
+def test_the_cpus_convolution_has_tensorflows_gradients(taps: tuple[int, int]) -> None:
+    """For a batch whose size is unknown when the function is traced."""
+    random = np.random.default_rng(7)
+    x, kernel = tf.constant(random.normal(size=(3, 5, 6, 4))), tf.constant(random.normal(size=(*taps, 4, 2)))
+    target = random.normal(size=(3, 5, 6, 2))
+
+    def gradients(convolve: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[..., list[tf.Tensor]]:
+        def run(x: tf.Tensor, kernel: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel])
+                out = convolve(x, kernel)
+            return [out, *tape.gradient(out, [x, kernel], target)]
+
+        signature = tf.TensorSpec((None, *x.shape[1:]), x.dtype), tf.TensorSpec(kernel.shape, kernel.dtype)
+        return tf.function(run, input_signature=signature, autograph=False)
+
+    ours = gradients(network._convolve_on_cpu)(x, kernel)
+    theirs = gradients(lambda x, kernel: tf.nn.conv2d(x, kernel, strides=1, padding="SAME"))(x, kernel)
+    for actual, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+
+
 def plain_activation(name: str, x: tf.Tensor) -> tf.Tensor:
     """The activations as TFP computes them."""
     if name == "concat_elu":
