@@ -47,8 +47,8 @@ HELDOUT_REPORTS = 10
 HELDOUT_DRAWINGS = 200  # drawings per held-out loss
 INITIAL_DRAWINGS = 128  # the first drawings of the run, for data-dependent initialisation
 # The film has a frame at the start and at each held-out loss, but takes at most this share of the training's time. On a
-# CPU, sampling a drawing takes as long as training on FILM_DRAWING_COST drawings (measured with the network of the
-# profile quick: 1.8). On a GPU, a frame takes as long as FILM_GPU_STEPS steps, and before the first one, compilation as
+# CPU, sampling a drawing takes as long as training on FILM_DRAWING_COST drawings (about 2.2 with the network of the
+# profile quick). On a GPU, a frame takes as long as FILM_GPU_STEPS steps, and before the first one, compilation as
 # long as FILM_GPU_COMPILATION_STEPS (measured with the full network on an H200: a second, and 40 seconds).
 FILM_SHARE = 0.05
 FILM_DRAWING_COST = 2
