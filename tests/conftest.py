@@ -24,6 +24,8 @@ def pytest_configure() -> None:
     # Shells start background jobs with SIGINT ignored; workers would inherit that, and tests stop them with SIGINT.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # As in the stages, whose results tests compare with those computed here.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
