@@ -344,7 +344,7 @@ def _convolve_on_cpu(
         errors = tf.reshape(tf.pad(upstream, padding), [-1, outputs])
         width = x.shape[2] + taps_across - 1
         offsets = [row * width + column for row in range(taps_down) for column in range(taps_across)]
-        count = tf.shape(seen)[0] - offsets[-1]  # the errors after these are those of the last zeros
+        count = tf.shape(seen)[0] - offsets[-1]  # the rest of `errors` is padding
         products = [tf.matmul(seen[offset : offset + count], errors[:count], transpose_a=True) for offset in offsets]
         return by_x, tf.reshape(tf.stack(products), kernel.shape)
 
