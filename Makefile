@@ -18,8 +18,9 @@ INPUTS := pyproject.toml constraints.txt
 SPACE := $() $()
 WORDS = $(foreach word,$(subst ','\'',$(SET)),$(if $(findstring =,$(word)),,§)$(word))
 OPTIONS = $(subst §,$(SPACE),$(patsubst %,-S '%',$(subst $(SPACE)§,§,$(WORDS))))
-# Most tests use one core. A file's tests run in one process, because they share what its fixtures make.
-PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+# Most tests use one core. A file's tests run in one process, because they share what its fixtures make. The files keep
+# the order that tests/conftest.py gives them.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help run test slow robustness flows graph coverage pictures lint format types constraints clean
 .DEFAULT_GOAL := help
@@ -36,8 +37,8 @@ run: $(VENV)/.for-run ## Run the pipeline and print a link to its report: SOURCE
 test: $(VENV)/.for-dev ## Run the fast tests
 	@$(VENV)/bin/python -m pytest -q $(PARALLEL)
 
-slow: $(VENV)/.for-dev ## Run the slow tests
-	@$(VENV)/bin/python -m pytest -q $(PARALLEL) --slow -m "slow or robustness"
+slow: $(VENV)/.for-dev ## Run the fast and the slow tests, all but those of the flows
+	@$(VENV)/bin/python -m pytest -q $(PARALLEL) --slow -m "not prefect"
 
 robustness: $(VENV)/.for-dev ## Test kills, full disks, damaged files and hostile input, at length: KILLS=20 for each stage
 	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m robustness

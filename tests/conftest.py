@@ -19,6 +19,8 @@ from tests.settings import FULL, ROOT
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+SLOW = ("slow", "robustness", "prefect")  # markers of tests that run with --slow only
+
 
 def pytest_configure() -> None:
     # Shells start background jobs with SIGINT ignored; workers would inherit that, and tests stop them with SIGINT.
@@ -32,8 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, robustness or prefect as well")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with slow tests first, so that of the processes that share them none waits long at the end."""
+    slow = {item.path for item in items if any(item.get_closest_marker(marker) for marker in SLOW)}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in ("slow", "robustness", "prefect"):
+    for marker in SLOW:
         if item.get_closest_marker(marker) and not item.config.getoption("--slow"):
             pytest.skip(f"{marker}: runs with --slow")
     if item.get_closest_marker("gpu") and not _has_gpu():
