@@ -24,7 +24,7 @@ from stages.pixelcnn.training import Trainer, TrainingConfig
 from stages.quickdraw.labels import labels as quickdraw_labels
 from tests.stages import models
 
-CONFIG = Config((4, 4, 1), (2,), 1, 2, 4, 2, dropout_p=0.25, position="ones")
+CONFIG = Config((4, 4, 1), (2,), 1, 1, 4, 2, dropout_p=0.25, position="ones")
 
 
 def striped(number: int) -> Drawings:

@@ -69,7 +69,7 @@ def assert_equal(dist: PixelCNN, tfp_dist: tfd.PixelCNN) -> None:
     np.testing.assert_allclose(dist.log_prob(x, **conditional), tfp_dist.log_prob(x, **conditional), rtol=1e-4)
 
 
-def train(dist: tfd.PixelCNN, config: Config, steps: int = 3) -> npt.NDArray[np.float32]:
+def train(dist: tfd.PixelCNN, config: Config, steps: int = 2) -> npt.NDArray[np.float32]:
     """Train for a few steps of Adam without dropout, and return the losses."""
     adam = tf_keras.optimizers.Adam(0.01)
     losses = []
