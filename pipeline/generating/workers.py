@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -105,6 +106,7 @@ def _processes(number: int) -> Iterator[list[Connection]]:
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     processes: list[BaseProcess] = []
     connections: list[Connection] = []
+    resource_tracker.ensure_running()  # else the first process starts it, which unblocks the signals for all of them
     # The processes inherit this: what ends the command can reach them too, but this process ends them.
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:

@@ -72,8 +72,8 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> bool:
     return bool(condition())
 
 
-def has_part(folder: Path) -> bool:
-    return any(folder.glob("parts/*/*_*"))
+def parts(folder: Path) -> list[Path]:
+    return list(folder.glob("parts/*/*_*"))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_killed_at_random_moments_it_writes_the_same_bytes(root: Path, tmp_path:
     folder = tmp_path / "new"
     for number in range(KILLS):
         with generating(folder) as process:
-            assert wait_until(lambda: has_part(folder) or (folder / "bee.npy").exists())
+            assert wait_until(lambda: parts(folder) or (folder / "bee.npy").exists())
             time.sleep(random.Random(number).uniform(0, 2))
             process.kill()
     with generating(folder) as process:
@@ -105,21 +105,27 @@ def test_killed_at_random_moments_it_writes_the_same_bytes(root: Path, tmp_path:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_with_one_line(number: int, code: int, root: Path, tmp_path: Path) -> None:
     with generating(tmp_path / "new") as process:
-        assert wait_until(lambda: has_part(tmp_path / "new"))
+        assert wait_until(lambda: parts(tmp_path / "new"))
+        # The processes that draw leave signals to the command, or each would end in a traceback.
+        for worker in psutil.Process(process.pid).children():
+            worker.send_signal(number)
+        before = len(parts(tmp_path / "new"))
+        assert wait_until(lambda: process.poll() is not None or len(parts(tmp_path / "new")) > before + 1)
+        assert process.poll() is None
         os.killpg(process.pid, number)  # as a terminal does
         out, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert out == ""
     first, *others, last = [line for line in err.splitlines() if line]
     assert first.startswith("device: auto uses")
-    assert all(line.startswith("generate: ") for line in others)
+    assert all(line.startswith("generate: ") for line in others), err
     assert re.fullmatch(r"interrupted after [\d,]+ of 10,000 drawings; the same command goes on from here", last)
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line(root: Path, tmp_path: Path) -> None:
     with generating(tmp_path / "new") as process:
-        assert wait_until(lambda: has_part(tmp_path / "new"))
+        assert wait_until(lambda: parts(tmp_path / "new"))
         for worker in members(process.pid):
             if "spawn_main" in " ".join(worker.cmdline()):
                 worker.kill()
