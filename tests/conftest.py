@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("gpu: TensorFlow sees no GPU")
     if item.get_closest_marker("browser") and chromium() is None:
         pytest.skip("browser: Chromium is missing; install it with `python -m playwright install chromium`")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Seed TensorFlow: a command that an earlier test called may have made its operations deterministic."""
+    if tensorflow := sys.modules.get("tensorflow"):
+        tensorflow.random.set_seed(0)
 
 
 @functools.cache
