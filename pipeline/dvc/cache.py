@@ -1,5 +1,6 @@
 """DVC's cache and store: where they are, how a checkout is set to use them, and the repair of a damaged cache."""
 
+import contextlib
 import copy
 import os
 import threading
@@ -74,6 +75,15 @@ def repair_cache(root: Path) -> list[str]:
 
 def _files(path: Path) -> Iterator[Path]:
     yield from (file for file in path.rglob("*") if file.is_file()) if path.is_dir() else filter(Path.is_file, [path])
+
+
+def remove_empty_entries(root: Path) -> None:
+    """Remove the folders of the run cache that have no entry. DVC fails when it looks up a stage in one."""
+    with open_repository(root) as repository:
+        folders = Path(repository.stage_cache.cache_dir).glob("*/*")
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it has an entry
+            folder.rmdir()
 
 
 def share_cache(root: Path, checkout: Path) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.dvc.cache import repair_cache, repair_lock, share_cache
+from pipeline.dvc.cache import remove_empty_entries, repair_cache, repair_lock, share_cache
 from pipeline.dvc.errors import DvcError, OutOfTime
 from pipeline.dvc.experiments import EXPERIMENT_REFS, experiment_commits, save_experiment
 from pipeline.dvc.git import NO_PROMPT, check_out, describe_refusal, folder_in_git, git, run_git
@@ -22,6 +22,10 @@ from pipeline.subprocesses.supervisor import EchoFilter, LineCallback, Superviso
 from stages.common import files
 
 READ_RETRY_SECONDS = (5.0, 20.0)  # before each further question to a store that cannot be read
+# When two DVC commands that share a cache finish the same stage, one may take the other's unfinished entry of the run
+# cache for a damaged one and delete it, or find a folder without an entry. Then one of them fails with such an error.
+LOST_ENTRY = re.compile(r"\[Errno 2\] .*[/\\]runs[/\\].*\.tmp'|join\(\) argument must be .* not 'NoneType'")
+ATTEMPTS = 3  # of a command that fails in this way
 
 
 class Outcome(str, enum.Enum):
@@ -123,8 +127,17 @@ class Workspace:
         echo_filter = (lambda _: not (parser.in_error or parser.in_hint)) if echo else None
 
         def repro(pull: bool) -> None:
+            nonlocal parser
             arguments = ["repro", *(["--pull"] if pull else []), *target]
-            self._dvc(arguments, parser, line=parse_and_report, echo=echo_filter, seconds=seconds)
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    self._dvc(arguments, parser, line=parse_and_report, echo=echo_filter, seconds=seconds)
+                    return
+                except DvcError as error:
+                    if attempt == ATTEMPTS or not LOST_ENTRY.search(str(error)):
+                        raise
+                remove_empty_entries(self._cache_of)
+                parser = OutputParser(parser.outcomes)
 
         if not remote(self.root) or not self.reads_store:
             repro(pull=False)

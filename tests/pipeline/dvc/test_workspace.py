@@ -156,6 +156,36 @@ def test_the_error_of_a_stage_is_its_name_and_what_it_printed(root: Path) -> Non
         dvc.stages(root)
 
 
+# In a process of DVC: another one deletes an unfinished entry of the run cache, as often as the file DELETIONS says.
+DELETE_ENTRIES = """
+import os, pathlib
+rename, deletions = os.rename, pathlib.Path(os.environ["DELETIONS"])
+def delete_and_rename(source, *arguments, **keywords):
+    if "/runs/" in str(source) and (left := int(deletions.read_text())):
+        deletions.write_text(str(left - 1))
+        os.unlink(source)
+    return rename(source, *arguments, **keywords)
+os.rename = delete_and_rename
+"""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_another_deletes_its_entry_of_the_run_cache(root: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(DELETE_ENTRIES)
+    (deletions := tmp_path / "deletions").write_text("1")
+    variables = {"PYTHONPATH": str(site), "DELETIONS": str(deletions), "DVC_ROOT": str(root)}
+    assert Workspace(root, variables).reproduce("first") == {"first": Outcome.RAN}
+    assert deletions.read_text() == "0"
+
+    deletions.write_text("100")  # a folder in which nothing can be kept is an error, not an endless loop
+    (root / "source").write_text("another\n")
+    with pytest.raises(dvc.DvcError, match=r"failed to reproduce 'first': .*No such file or directory: .*/runs/"):
+        Workspace(root, variables).reproduce("first")
+    assert deletions.read_text() == "97"
+
+
 @pytest.mark.slow
 def test_a_stop_and_a_timeout_end_the_stage_and_the_next_run_succeeds(root: Path) -> None:
     change_graph(root, first={"cmd": "echo $$ > ran; sleep 100"})
