@@ -5,6 +5,10 @@ times channels) to its outputs, here of the averaged gradient, and replaces it b
 columns: each direction is learned at the same rate, however small its gradient. Newton-Schulz iterations approximate
 that matrix by an odd polynomial of U. Here they run on the Gram matrix UᵀU, which is smaller than U, and on all Gram
 matrices of one size at once; U is multiplied once, by their product.
+
+With weight norm only a kernel's direction counts. Each step makes the kernel longer, so that the next one turns it
+less, which long runs need. Norms that were kept gave 1.643 bits per dimension on held-out drawings, not 1.658, after
+1,200 steps of (1, 3, 32), but 1.71, not 1.57, after half of the steps of the profile laptop, at the rate 0.025.
 """
 
 from __future__ import annotations
