@@ -447,8 +447,8 @@ def test_samples_with_dropout_use_tfps_loop() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["drawings", "blank"])
-def test_two_thousand_steps_with_thirty_logistics_and_raw_labels_stay_finite(first: str) -> None:
+@pytest.mark.parametrize(("first", "steps"), [("drawings", 2_000), ("blank", 300)])
+def test_training_with_thirty_logistics_and_raw_labels_stays_finite(first: str, steps: int) -> None:
     """The condition is the label as a number up to 323, as in the published recipe; the learning rate is high."""
     config = Config((8, 8, 1), (), 1, 2, 8, 30)
     dist = PixelCNN(**dataclasses.asdict(config))
@@ -473,7 +473,7 @@ def test_two_thousand_steps_with_thirty_logistics_and_raw_labels_stay_finite(fir
         adam.apply_gradients(zip(gradients, variables, strict=True))
         return loss, tf.linalg.global_norm(gradients)
 
-    history = np.array([[value.numpy() for value in step(*batch())] for _ in range(2_000)])
+    history = np.array([[value.numpy() for value in step(*batch())] for _ in range(steps)])
     assert np.isfinite(history).all()
     assert all(np.isfinite(v).all() for v in dist.trainable_variables)
     assert history[-100:, 0].mean() < history[:20, 0].mean()
