@@ -18,8 +18,8 @@ from tests.settings import FULL, ROOT
 # A stage writes a digest of its settings and dependencies into each output. The values of the metrics depend on it. The
 # stage appends its name and settings to the file `ran` in the control folder: the one that FAKE_PROJECT names, or the
 # current one. Two files in it control the stages. `broken` names the stage that fails: `train`, or `train where
-# num_resnet=5`. `slow` names the stage that waits until the file is deleted, or is empty for every stage; the stage
-# writes its process ID into it.
+# num_resnet=5`. `block` names the stage that waits until the file is deleted, or is empty for every stage; the stage
+# appends its process ID to the file `blocked`.
 STAGE = """
     import hashlib, json, os, pathlib, sys
 
@@ -38,13 +38,18 @@ STAGE = """
         key, _, value = condition.partition("=")
         if stage == name and (not condition or str(settings[key]) == value):
             sys.exit("error: the stage is broken")
-    if (control / "slow").exists() and (control / "slow").read_text() in ("", name):
+    try:
+        waits = (control / "block").read_text() in ("", name)
+    except FileNotFoundError:
+        waits = False
+    if waits:
         import signal, time
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("training: 1 of 4 steps (25%), 1.5 bits, 0.1 a second, 0:30 left", file=sys.stderr, flush=True)
-        (control / "slow").write_text(str(os.getpid()))
+        with open(control / "blocked", "a") as blocked:
+            print(os.getpid(), file=blocked)
         deadline = time.monotonic() + 600
-        while (control / "slow").exists() and time.monotonic() < deadline:
+        while (control / "block").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
     inputs = json.dumps([settings[key] for key in keys])
     for dep in map(pathlib.Path, deps):
@@ -95,6 +100,29 @@ def write(folder: Path, **settings: Any) -> None:
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
     git(folder, "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "--quiet", "--message", "start")
+
+
+def block(control: Path, stage: str = "") -> None:
+    """Make each run of a stage, or of every stage, wait for `unblock`.
+
+    Args:
+      control: the control folder of the stages.
+      stage: the stage's name.
+    """
+    unblock(control)
+    (control / "block").write_text(stage)
+
+
+def blocked(control: Path) -> list[int]:
+    """The process IDs of the stages that have started to wait since the last call of `block`."""
+    file = control / "blocked"
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def unblock(control: Path) -> None:
+    """Let the stages that wait finish."""
+    for name in ("block", "blocked"):
+        (control / name).unlink(missing_ok=True)
 
 
 def git(folder: Path, *arguments: str) -> str:

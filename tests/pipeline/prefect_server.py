@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from tests.settings import ROOT
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -100,6 +102,20 @@ class Server:
                     raise Refused(error.read().decode()) from None
                 time.sleep(retry_seconds)
         return json.loads(text) if text else None
+
+    def deploy(self, folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> None:
+        """Run `prefect deploy --all` with prefect.yaml, after `change` has modified it.
+
+        Args:
+          folder: gets the modified file and the log.
+          change: modifies the content of the file in place.
+        """
+        content = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")
+        change(content)
+        (folder / "prefect.yaml").write_text(json.dumps(content), encoding="utf-8")
+        with (folder / "deploy.log").open("wb") as log:
+            code = self.start("deploy", "--all", cwd=folder, log=log).wait(900)
+        assert code == 0, (folder / "deploy.log").read_text()
 
     def start_run(self, deployment: str, parameters: Mapping[str, Any]) -> str:
         """Start a run of a deployment, and return its ID."""

@@ -63,22 +63,12 @@ class Command:
         return self._process.wait(TIMEOUT)
 
 
-def block(root: Path, stage: str) -> None:
-    """Make a stage wait for `unblock`."""
-    (root / "slow").write_text(stage)
-
-
 def wait_until_blocked(root: Path) -> None:
     """Wait until the blocked stage has started."""
     deadline = time.monotonic() + TIMEOUT
-    while not (root / "slow").read_text().isdigit():
+    while not fake_project.blocked(root):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def unblock(root: Path) -> None:
-    """Let the blocked stage finish."""
-    (root / "slow").unlink()
 
 
 def recorded_seeds(root: Path) -> list[tuple[str, int]]:
@@ -88,13 +78,13 @@ def recorded_seeds(root: Path) -> list[tuple[str, int]]:
 
 def test_two_runs_in_one_checkout_run_one_after_the_other(repository: Path) -> None:
     """The second has other settings; no stage of the first reads them."""
-    block(repository, "train")
+    fake_project.block(repository, "train")
     first = Command(repository, "pipeline", "run", "-S", "seed=1")
     wait_until_blocked(repository)
     second = Command(repository, "pipeline", "run", "-S", "seed=2")
     second.wait_for("Another run is active in this checkout; waiting for it to end")
     assert params.read(repository / "params.yaml")["seed"] == 1
-    unblock(repository)
+    fake_project.unblock(repository)
     assert (first.wait(), second.wait()) == (0, 0), first.output + second.output
     ran = recorded_seeds(repository)
     count = sum(seed == 1 for _, seed in ran)
@@ -108,13 +98,13 @@ def test_two_runs_in_one_checkout_run_one_after_the_other(repository: Path) -> N
 
 def test_a_run_waits_for_a_dvc_repro(repository: Path) -> None:
     """`dvc repro` reads params.yaml again for each stage: a run must not change it meanwhile."""
-    block(repository, "train")
+    fake_project.block(repository, "train")
     repro = Command(repository, "dvc", "repro")
     wait_until_blocked(repository)
     run = Command(repository, "pipeline", "run", "-S", "seed=2")
     run.wait_for("DVC is running in this checkout (process ")
     assert params.read(repository / "params.yaml")["seed"] == FULL["seed"]
-    unblock(repository)
+    fake_project.unblock(repository)
     assert (repro.wait(), run.wait()) == (0, 0), repro.output + run.output
     ran = recorded_seeds(repository)
     assert {stage for stage, seed in ran if seed == FULL["seed"]} == set(_stages())
@@ -124,13 +114,13 @@ def test_a_run_waits_for_a_dvc_repro(repository: Path) -> None:
 
 def test_a_second_dvc_repro_fails_while_the_first_runs(repository: Path) -> None:
     """With DVC's own error. Afterwards all stages are up to date."""
-    block(repository, "train")
+    fake_project.block(repository, "train")
     first = Command(repository, "dvc", "repro")
     wait_until_blocked(repository)
     second = Command(repository, "dvc", "repro")
     assert second.wait() != 0
     assert "is busy, it is being blocked by:" in second.output and "Traceback" not in second.output
-    unblock(repository)
+    fake_project.unblock(repository)
     assert first.wait() == 0, first.output
     assert sorted(fake_project.stages_run(repository)) == sorted(_stages()), "each once"
     again = Command(repository, "dvc", "repro")

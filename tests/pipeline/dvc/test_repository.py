@@ -131,16 +131,15 @@ def test_a_run_that_fails_before_a_stage_has_run_leaves_the_settings(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_of_a_stopped_run_remains(repository: Path, number: signal.Signals) -> None:
-    slow = repository / "slow"
-    slow.touch()
+    fake_project.block(repository)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "run"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     deadline = time.monotonic() + 300
-    while not slow.read_text() and time.monotonic() < deadline:
+    while not fake_project.blocked(repository) and time.monotonic() < deadline:
         time.sleep(0.1)
-    stage = int(slow.read_text())
+    [stage] = fake_project.blocked(repository)
     process.send_signal(number)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
@@ -151,7 +150,7 @@ def test_no_process_of_a_stopped_run_remains(repository: Path, number: signal.Si
         time.sleep(0.1)
     assert not is_running(stage)
 
-    slow.unlink()
+    fake_project.unblock(repository)
     fake_project.stages_run(repository)
     assert main(["run"]) == 0, "no lock remains"
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import dvc
-from stages import params
 from tests import fake_project
 from tests.pipeline.prefect_server import Refused, Server, Worker, eventually
 from tests.settings import ROOT
@@ -24,73 +23,6 @@ pytestmark = [pytest.mark.prefect, pytest.mark.timeout(3600)]
 
 STAGES = dvc.stages(ROOT)
 ORDER = [stage.name for stage in STAGES]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository that workers clone, with committed settings that need no network."""
-    root = tmp_path_factory.mktemp("origin") / "my project"
-    root.mkdir()
-    fake_project.write(root, source="doodles")
-    return root
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
-StartWorker = Callable[..., Worker]
-
-
-@pytest.fixture
-def worker(server: Server, repository: Path, store: Path, tmp_path: Path) -> Iterator[StartWorker]:
-    """A function that starts a worker with its own home folder, like a separate machine."""
-    workers: list[Worker] = []
-
-    def start(name: str = "machine", **variables: str) -> Worker:
-        shared = {"QUICKDRAW_REPOSITORY": str(repository), "QUICKDRAW_STORE": f"file://{store}"}
-        workers.append(Worker(server, tmp_path / name, **shared | variables))
-        eventually(lambda: "started!" in workers[-1].log.read_text())
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        worker.stop()
-
-
-def deploy(server: Server, folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> None:
-    """Run `prefect deploy --all` with prefect.yaml, after `change` has modified it."""
-    content = YAML(typ="safe", pure=True).load(ROOT / "prefect.yaml")
-    change(content)
-    (folder / "prefect.yaml").write_text(json.dumps(content), encoding="utf-8")
-    with (folder / "deploy.log").open("wb") as log:
-        code = server.start("deploy", "--all", cwd=folder, log=log).wait(900)
-    assert code == 0, (folder / "deploy.log").read_text()
-
-
-@pytest.fixture
-def deployed(server: Server, worker: StartWorker, tmp_path: Path) -> Worker:
-    """A worker, with the unmodified deployments."""
-    started = worker()
-    deploy(server, tmp_path)
-    return started
-
-
-@pytest.fixture(scope="module")
-def forms(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The unmodified deployments, without a worker."""
-    folder = tmp_path_factory.mktemp("forms")
-    with (folder / "pool.log").open("wb") as log:  # fails if the pool exists
-        server.start("work-pool", "create", "quickdraw", "--type", "process", cwd=folder, log=log).wait(900)
-    deploy(server, folder)
 
 
 def descendants(name: str) -> set[str]:
@@ -109,7 +41,7 @@ def ancestors(name: str) -> set[str]:
 
 
 def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
-    server: Server, worker: StartWorker, repository: Path, tmp_path: Path
+    server: Server, worker: Callable[..., Worker], repository: Path, tmp_path: Path
 ) -> None:
     first_worker = worker("one", QUICKDRAW_REPORTS="https://reports.example/{name}/{hash}.html")
 
@@ -119,7 +51,7 @@ def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
         nightly["schedules"] = [{"interval": 20, "active": True}]
         nightly["parameters"]["settings"] = {"source": "doodles"}
 
-    deploy(server, tmp_path, schedule_nightly_now)
+    server.deploy(tmp_path, schedule_nightly_now)
     nightly = server.call("GET", "/deployments/name/experiment/nightly")
     try:
         completed = {"deployment_id": {"any_": [nightly["id"]]}, "state": {"type": {"any_": ["COMPLETED"]}}}
@@ -144,7 +76,7 @@ def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
     first_worker.stop()
 
     second_worker = worker("other")
-    deploy(server, tmp_path)
+    server.deploy(tmp_path)
     parameters = {"profile": "quick", "settings": {"source": "doodles"}, "baseline": experiment}
     second = server.start_run("experiment/on-demand", parameters)
     run = server.wait_for_end(second)
@@ -157,11 +89,11 @@ def test_a_scheduled_run_in_a_clone_is_restored_on_another_machine(
 
 @pytest.mark.parametrize("how", ["cancel", "SIGTERM", "SIGKILL"])
 def test_an_ended_run_leaves_no_process_and_the_next_run_resumes(server: Server, deployed: Worker, how: str) -> None:
-    slow = deployed.home / "slow"
-    slow.write_text("train")
+    fake_project.block(deployed.home, "train")
     settings = {"source": "doodles", "seed": ["cancel", "SIGTERM", "SIGKILL"].index(how) + 10}
     flow_run = server.start_run("experiment/on-demand", {"profile": "quick", "settings": settings})
-    stage = psutil.Process(int(eventually(lambda: (text := slow.read_text()) != "train" and text)))
+    [pid] = eventually(lambda: fake_project.blocked(deployed.home))
+    stage = psutil.Process(pid)
     chain = [process for process in [stage, *stage.parents()] if process.pid != deployed.process.pid]
     chain = chain[: next(i for i, process in enumerate(chain) if process.pid in (os.getpid(), 1))]
     assert any("prefect" in " ".join(process.cmdline()) for process in chain), "the process of the run is among them"
@@ -180,7 +112,7 @@ def test_an_ended_run_leaves_no_process_and_the_next_run_resumes(server: Server,
     run = server.wait_for_end(flow_run)
     assert run["state_type"] == ("CANCELLED" if how == "cancel" else "CRASHED")
 
-    slow.unlink()
+    fake_project.unblock(deployed.home)
     fake_project.stages_run(deployed.home)
     if how != "cancel":
         deployed.restart()
@@ -196,10 +128,9 @@ def test_a_run_that_is_lost_with_its_machine_ends(server: Server, deployed: Work
     automation = YAML(typ="safe", pure=True).load(ROOT / "deploy" / "lost-runs.yaml")
     automation["trigger"]["within"] = 60  # seconds; a run reports at its start
     automation_id = server.call("POST", "/automations/", automation)["id"]
-    slow = deployed.home / "slow"
-    slow.write_text("train")
+    fake_project.block(deployed.home, "train")
     flow_run = server.start_run("experiment/on-demand", {"profile": "quick", "settings": {"seed": 20}})
-    eventually(lambda: slow.read_text() not in ("", "train"))
+    eventually(lambda: fake_project.blocked(deployed.home))
     processes = [psutil.Process(deployed.process.pid), *psutil.Process(deployed.process.pid).children(recursive=True)]
     for send in (psutil.Process.suspend, psutil.Process.kill):
         for process in processes:
@@ -208,7 +139,7 @@ def test_a_run_that_is_lost_with_its_machine_ends(server: Server, deployed: Work
     server.call("DELETE", f"/automations/{automation_id}")
     assert run["state_type"] == "CRASHED" and "has not reported for ten minutes" in run["state"]["message"]
 
-    slow.unlink()
+    fake_project.unblock(deployed.home)
     [left_behind] = deployed.home.glob("tmp*prefect")
     deployed.restart()
     second = server.start_run("experiment/on-demand", {"profile": "quick", "settings": {"seed": 20}})
@@ -221,8 +152,7 @@ def test_a_run_that_kubernetes_evicts_stays_scheduled(
     server: Server, repository: Path, store: Path, tmp_path: Path
 ) -> None:
     """`prefect flow-run execute` is what runs in the container."""
-    slow = tmp_path / "slow"
-    slow.write_text("train")
+    fake_project.block(tmp_path, "train")
     flow_run = server.start_run("experiment/on-demand", {"profile": "quick", "settings": {"seed": 21}})
     variables = {
         "TMPDIR": str(tmp_path),
@@ -234,7 +164,7 @@ def test_a_run_that_kubernetes_evicts_stays_scheduled(
     }
     with (tmp_path / "log").open("wb") as log:
         container = server.start("flow-run", "execute", flow_run, cwd=tmp_path, log=log, **variables)
-    eventually(lambda: slow.read_text() not in ("", "train"))
+    eventually(lambda: fake_project.blocked(tmp_path))
     reporters = [
         process
         for process in psutil.Process(container.pid).children(recursive=True)
@@ -246,93 +176,6 @@ def test_a_run_that_kubernetes_evicts_stays_scheduled(
     _, alive = psutil.wait_procs(reporters, timeout=120)
     assert alive == [] and server.run(flow_run)["state_name"] == "AwaitingRetry", (tmp_path / "log").read_text()
     server.call("DELETE", f"/flow_runs/{flow_run}")
-
-
-def test_a_sweep_runs_three_experiments_in_parallel_and_one_may_fail(
-    server: Server, worker: StartWorker, tmp_path: Path
-) -> None:
-    """In a checkout, as with `python -m pipeline serve`."""
-    root = tmp_path / "checkout"
-    root.mkdir()
-    fake_project.write(root, source="doodles")
-    started = worker(QUICKDRAW_STORE="")
-
-    def run_in_checkout(content: dict[str, Any]) -> None:
-        content["pull"] = [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}]
-
-    deploy(server, tmp_path, run_in_checkout)
-    parameters = {"profile": "quick", "settings": {"source": "doodles"}, "slots": 3}
-    first = server.start_run("sweep/sweep", parameters | {"grid": {"num_resnet": [1, 2, 3]}})
-    run = server.wait_for_end(first)
-    assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    table = server.artifacts(first)["sweep"]
-    assert {row["num_resnet"] for row in table} == {1, 2, 3}
-    bits_per_dim = [row["heldout_bits_per_dim"] for row in table]
-    assert bits_per_dim == sorted(bits_per_dim)
-    names = [row["experiment"] for row in table]
-    runs = server.runs(name={"any_": names})
-    assert max(run["start_time"] for run in runs) < min(run["end_time"] for run in runs), "in parallel"
-    assert set(dvc.experiment_commits(root)) == set(names)
-    reports = set()
-    for row in table:
-        settings = params.parse(dvc.Snapshot(root, row["experiment"]).read("params.yaml").decode(), "")
-        assert settings["num_resnet"] == row["num_resnet"]
-        assert dvc.metrics(root, row["experiment"])["heldout_bits_per_dim"] == row["heldout_bits_per_dim"]
-        reports.add(dvc.Snapshot(root, row["experiment"]).read("reports/index.html"))
-    assert len(reports) == 3
-    result = subprocess.run(
-        [sys.executable, "-m", "dvc", "exp", "show", "--csv"], cwd=root, capture_output=True, text=True, check=True
-    )
-    assert all(name in result.stdout for name in names)
-    assert fake_project.git(root, "status", "--porcelain") == "", "the checkout has not changed"
-
-    (started.home / "broken").write_text("train where num_resnet=5")
-    second = server.start_run("sweep/sweep", parameters | {"grid": {"num_resnet": [4, 5, 6]}})
-    run = server.wait_for_end(second)
-    assert run["state_type"] == "FAILED"
-    assert run["state"]["message"].startswith("1 of 3 experiments failed: quick-")
-    table = server.artifacts(second)["sweep"]
-    assert [row["num_resnet"] for row in table][-1] == 5
-    assert table[-1]["state"].endswith("train: the stage is broken")
-    assert {row["experiment"] for row in table[:-1]} <= set(dvc.experiment_commits(root))
-    assert len(dvc.experiment_commits(root)) == 5
-
-
-def test_a_sweep_over_a_pool_that_was_killed_waits_for_its_runs_and_is_cancelled_with_them(
-    server: Server, deployed: Worker
-) -> None:
-    slow = deployed.home / "slow"
-    slow.write_text("train")
-    parameters = {"profile": "quick", "grid": {"seed": [30, 31]}, "pool": "quickdraw"}
-    first = server.start_run("sweep/sweep", parameters)
-
-    def children() -> list[dict[str, Any]]:
-        """The experiments of the sweep; each trains."""
-        runs = [
-            run
-            for run in server.runs(name={"like_": "quick-"})
-            if run["parameters"].get("settings", {}).get("seed") in (30, 31)
-        ]
-        return runs if len(runs) >= 2 and all(server.stages(run["id"]).get("train") for run in runs) else []
-
-    before = eventually(children)
-    eventually(lambda: all(server.stages(run["id"])["train"] == "Running" for run in children()))
-    [process] = [
-        process
-        for process in psutil.Process(deployed.process.pid).children()
-        if process.environ().get("PREFECT__FLOW_RUN_ID") == first
-    ]
-    process.kill()
-    assert server.wait_for_end(first)["state_type"] == "CRASHED"
-    second = server.start_run("sweep/sweep", parameters)
-    eventually(lambda: server.logs(second).count("is in the pool already: waiting for it") == 2)
-    assert "This run is in the pool quickdraw itself" in server.logs(second)
-    assert {run["id"] for run in children()} == {run["id"] for run in before}, "none is started twice"
-    state = {"type": "CANCELLING", "name": "Cancelling"}
-    server.call("POST", f"/flow_runs/{second}/set_state", {"state": state})
-    assert server.wait_for_end(second)["state_type"] == "CANCELLED"
-    assert [server.wait_for_end(run["id"])["state_type"] for run in before] == ["CANCELLED"] * 2
-    slow.unlink(missing_ok=True)
 
 
 @pytest.mark.usefixtures("forms")

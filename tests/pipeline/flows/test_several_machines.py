@@ -15,7 +15,6 @@ from pipeline import dvc
 from pipeline.dvc import Outcome, Workspace
 from tests import fake_project
 from tests.pipeline import s3
-from tests.pipeline.flows.test_flows import deploy
 from tests.pipeline.postgresql import postgresql
 from tests.pipeline.prefect_server import Server, Worker, eventually
 
@@ -50,9 +49,9 @@ def test_a_sweep_runs_on_two_workers_of_which_one_is_killed_and_computes_nothing
             variables = store | {"QUICKDRAW_REPOSITORY": str(repository)}
             workers.append(Worker(server, tmp_path / name, 1, **variables))
             stack.callback(workers[-1].stop)
-            (workers[-1].home / "slow").write_text("train")
+            fake_project.block(workers[-1].home, "train")
             eventually(lambda: "started!" in workers[-1].log.read_text())
-        deploy(server, tmp_path)
+        server.deploy(tmp_path)
 
         machine = tmp_path / "machine"
         fake_project.git(tmp_path, "clone", "--quiet", str(repository), str(machine))
@@ -63,11 +62,11 @@ def test_a_sweep_runs_on_two_workers_of_which_one_is_killed_and_computes_nothing
             )
         )  # fmt: skip
         stack.callback(sweep.kill)
-        eventually(lambda: all((worker.home / "slow").read_text().isdigit() for worker in workers))  # each trains one
+        eventually(lambda: all(fake_project.blocked(worker.home) for worker in workers))  # each trains one
         workers[0].process.send_signal(signal.SIGKILL)
         workers[0].restart()
         for worker in workers:
-            (worker.home / "slow").unlink()
+            fake_project.unblock(worker.home)
         out, log = sweep.communicate(timeout=1800)
         assert re.fullmatch(r"4 experiments; the best is quick-[0-9a-f]{8}\n", out), out + log
         assert re.search(r"quick-\w{8} is lost \(.+\): starting it again", log)

@@ -21,7 +21,6 @@ from pipeline.flows.over_pool import Job
 from pipeline.generating import command, manifest
 from stages.outputs import model, samples
 from tests import fake_project
-from tests.pipeline.flows.test_flows import deploy
 from tests.pipeline.generating import project
 from tests.pipeline.prefect_server import Server, Worker, eventually
 from tests.settings import ROOT
@@ -201,7 +200,7 @@ def test_a_worker_draws_what_is_asked_and_the_command_can_be_killed(
                     "error: the work pool 'quickdraw' has no deployment that many runs of the flow draw can be of: "
                 )
             )
-        deploy(server, tmp_path)
+        server.deploy(tmp_path)
         with start("--pool", "quickdraw") as killed:
             eventually(lambda: len(server.runs(name={"like_": "draw-"})) == 2)
             eventually(lambda: any(run["state_type"] == "RUNNING" for run in server.runs(name={"like_": "draw-"})))
