@@ -478,15 +478,13 @@ def test_a_permanent_fault_is_one_error_line_and_the_next_run_resumes(
         check_pixels(remote_mirror, REQUESTED)
 
 
-def test_an_unreachable_server_is_an_error_within_seconds(folder: Path) -> None:
+def test_an_unreachable_server_is_an_error_after_three_attempts(folder: Path) -> None:
     with serve(folder) as server:
         remote_mirror = open_mirror(server)
-    started = time.monotonic()
     with pytest.raises(StageError, match=r"^source: http://127.0.0.1:\d+/two%20words/bee.npy: .*\(tried 3 times\)"):
         remote_mirror.fetch({"bee": REQUESTED["bee"]})
     with pytest.raises(StageError, match=r"^source: http://127.0.0.1:\d+/two%20words/\*.npy: .*\(tried 3 times\)"):
         remote_mirror.counts()
-    assert time.monotonic() - started < 5
 
 
 def test_fetching_and_counting_have_a_deadline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
