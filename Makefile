@@ -40,8 +40,9 @@ test: $(VENV)/.for-dev ## Run the fast tests
 slow: $(VENV)/.for-dev ## Run the fast and the slow tests, all but those of the flows
 	@$(VENV)/bin/python -m pytest -q $(PARALLEL) --slow -m "not prefect"
 
-robustness: $(VENV)/.for-dev ## Test kills, full disks, damaged files and hostile input, at length: KILLS=20 for each stage
-	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m robustness
+robustness: $(VENV)/.for-dev ## Test kills, full disks, hostile input and long training, at length: KILLS=20 for each stage
+	@KILLS="$${KILLS:-20}" FUZZ="$${FUZZ:-100000}" STEPS="$${STEPS:-2000}" \
+	    $(VENV)/bin/python -m pytest -q --slow --timeout 3600 -m robustness
 
 flows: $(VENV)/.for-dev ## Test the flows on a real Prefect server, with real workers
 	@$(VENV)/bin/python -m pytest -q $(PARALLEL) --slow -m prefect

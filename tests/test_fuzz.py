@@ -33,7 +33,7 @@ from stages.quickdraw import labels, npy_header, retry, tfds
 from stages.reporting import blind_review, sheets
 from tests.settings import FULL
 
-CASES = int(os.environ.get("FUZZ", "8000"))
+CASES = int(os.environ.get("FUZZ", "4000"))
 BATCH_SIZE = 100  # cases per hypothesis example, because making an example takes longer than parsing a case
 
 # Values that often break parsers: they replace numbers in the input, or are inserted into it.
