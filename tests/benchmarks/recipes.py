@@ -34,6 +34,13 @@ Adam at 0.003                      1.716   1.707       49%   52%
 Muon                               1.622   1.620       63%   68%
 Muon and an input_noise of 0.06    1.624   1.630       67%   74%
 Muon and an input_noise of 0.12    1.643   1.646       70%   80%
+
+What changes little, with 32 channels and 1,200 steps: bits per dimension on some held-out drawings, seeds 0 and 1.
+
+as in quick                                                      1.658   1.666
+rates that rise during the first 100 steps                       1.658   1.656
+rates that end at 0                                              1.655
+2,400 steps of 4 drawings, rates divided by the square root of 2 1.654
 """
 
 from __future__ import annotations
